@@ -14,7 +14,7 @@ import type { ImageRecord } from "./metadata.ts";
 import { pngText } from "./metadata.ts";
 import { Decoder } from "./models/infinity/decoder.ts";
 import { type InfinityModel, openInfinity } from "./models/infinity/model.ts";
-import { openQuantised } from "./models/infinity/quantised.ts";
+import { openQuantised, type QuantisedLookup } from "./models/infinity/quantised.ts";
 import { type EncodedText, InfinityTransformer } from "./models/infinity/transformer.ts";
 import { DEFAULT_MODEL, findModel } from "./models/registry.ts";
 import { cacheCapacity, drawScales, NotANumberError, type Tap } from "./pipeline.ts";
@@ -23,6 +23,7 @@ import { encodePng, type RgbImage } from "./png.ts";
 import type { DeviceName, DtypeName, GenerateEvent, GenerateRequest, Timings } from "./request.ts";
 import { type DeviceChoice, openDevice } from "./runtime/device.ts";
 import { memoryUse } from "./runtime/memory.ts";
+import type { Residency } from "./runtime/runtime.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
 import { T5Encoder } from "./text/t5_encoder.ts";
 import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
@@ -41,8 +42,12 @@ export interface EngineOptions {
   device?: DeviceName;
   /** CPU threads. Default: all cores. */
   threads?: number;
-  /** Arithmetic of the blocks' linear layers. Default `f32`; `u8` makes a copy beside the model the first time. */
+  /** Arithmetic of the blocks' linear layers. Default `f32`; the others make a copy beside the model the first time. */
   dtype?: DtypeName;
+  /** Leave all weights in their files, and give the transformer's memory back before decoding: smaller and slower. */
+  lowMemory?: boolean;
+  /** Called while copies are made, with the number of weights done and their total. */
+  progress?: (done: number, total: number) => void;
 }
 
 /** What a run takes besides its request. */
@@ -73,21 +78,31 @@ export class Engine implements Disposable {
   readonly model: InfinityModel;
   readonly #device: DeviceChoice;
   readonly #dtype: DtypeName;
+  readonly #quantised: QuantisedLookup | undefined;
+  readonly #residency: Residency | undefined;
   readonly #loadMs: number;
   readonly #features = new Map<string, { tokens: number; truncated: boolean; features: Float32Array }>();
   #tokenizer: Promise<Tokenizer> | undefined;
   #transformer: Promise<InfinityTransformer> | undefined;
   #decoder: Promise<Decoder> | undefined;
 
-  private constructor(model: InfinityModel, device: DeviceChoice, dtype: DtypeName, loadMs: number) {
+  private constructor(
+    model: InfinityModel,
+    device: DeviceChoice,
+    { dtype = "f32", lowMemory }: EngineOptions,
+    quantised: QuantisedLookup | undefined,
+    loadMs: number,
+  ) {
     this.model = model;
     this.#device = device;
     this.#dtype = dtype;
+    this.#quantised = quantised;
+    this.#residency = lowMemory ? "mapped" : undefined;
     this.#loadMs = loadMs;
   }
 
   /**
-   * Opens a model's checkpoints (headers only) and the device.
+   * Opens a model's checkpoints (headers only) and the device, and makes the copies that a dtype wants.
    *
    * @throws {ModelError} when the model is missing or does not fit together
    * @throws {IntegrityError} when a file is damaged
@@ -97,8 +112,10 @@ export class Engine implements Disposable {
     const started = performance.now();
     const { folder } = await findModel(options.model ?? DEFAULT_MODEL);
     const model = await openInfinity(folder);
+    const { dtype = "f32", progress } = options;
+    const quantised = dtype === "f32" ? undefined : await openQuantised(model, dtype, { progress });
     const device = await openDevice(options.device ?? "auto", options.threads);
-    return new Engine(model, device, options.dtype ?? "f32", performance.now() - started);
+    return new Engine(model, device, options, quantised, performance.now() - started);
   }
 
   /** Name of the device that graphs run on. */
@@ -169,6 +186,7 @@ export class Engine implements Disposable {
       throw error instanceof NotANumberError ? await this.#blame(error) : error;
     } finally {
       run[Symbol.dispose]();
+      if (this.#residency === "mapped") this.#closeTransformer();
     }
 
     // pixels
@@ -195,6 +213,12 @@ export class Engine implements Disposable {
     Promise.allSettled([this.#transformer, this.#decoder]).then(() => this.#device.runtime[Symbol.dispose]());
   }
 
+  /** Frees the transformer's sessions; it is opened again when it is next needed. */
+  #closeTransformer(): void {
+    this.#transformer?.then((open) => open[Symbol.dispose](), () => {});
+    this.#transformer = undefined;
+  }
+
   async #tokenize(text: string): Promise<number[]> {
     this.#tokenizer ??= loadTokenizer(this.model.textFolder);
     return (await this.#tokenizer).encode(text).ids;
@@ -205,7 +229,7 @@ export class Engine implements Disposable {
     const wanted = negativePrompt === undefined ? [prompt] : [prompt, negativePrompt];
     const missing = wanted.filter((text) => !this.#features.has(text));
     if (missing.length > 0) {
-      using encoder = await T5Encoder.open(this.model.text, this.#device.runtime);
+      using encoder = T5Encoder.open(this.model.text, this.#device.runtime, this.#residency);
       for (const text of missing) {
         const { ids, truncated } = (await this.#tokenizer!).encode(text);
         const features = await encoder.encode(ids, signal);
@@ -241,11 +265,10 @@ export class Engine implements Disposable {
   }
 
   #open(): Promise<InfinityTransformer> {
-    const load = async (): Promise<InfinityTransformer> => {
-      const quantised = this.#dtype === "u8" ? await openQuantised(this.model) : undefined;
-      return await InfinityTransformer.open(this.model.transformer, this.#device.runtime, quantised);
-    };
-    return this.#transformer ??= load();
+    return this.#transformer ??= InfinityTransformer.open(this.model.transformer, this.#device.runtime, {
+      quantised: this.#quantised,
+      residency: this.#residency,
+    });
   }
 
   async #decode(latent: Float32Array, h: number, w: number, signal?: AbortSignal): Promise<RgbImage> {

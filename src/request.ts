@@ -11,8 +11,11 @@ import type { ImageRecord } from "./metadata.ts";
 /** Where the graphs run: `auto` takes the best device that works. */
 export type DeviceName = "auto" | "cpu" | "cuda" | "webgpu" | "wasm";
 
-/** Arithmetic of the blocks' linear layers: float32, or eight-bit weights and activations with a float32 result. */
-export type DtypeName = "f32" | "u8";
+/**
+ * Arithmetic of the blocks' linear layers: float32, or integer products of sixteen- or eight-bit weights and activations
+ * with a float32 result.
+ */
+export type DtypeName = "f32" | "u16" | "u8";
 
 /** A request for one picture or a batch that differs by seed. Everything but `prompt` has a default. */
 export interface GenerateRequest {

@@ -18,7 +18,7 @@ Deno.test("distanceBuckets() changes bucket where transformers' T5 does, up to 5
 
 Deno.test("T5Encoder.encode() refuses a token outside its vocabulary", async () => {
   using runtime = openNative();
-  using encoder = await T5Encoder.open(await readT5Weights(MINI_T5), runtime);
+  using encoder = T5Encoder.open(await readT5Weights(MINI_T5), runtime);
   await assert.rejects(
     encoder.encode([3, 32_000]),
     (error) => error instanceof ModelError && /32000/.test(error.message),

@@ -24,11 +24,46 @@ export interface Value {
   readonly name: string;
 }
 
+/** Eight bits of every element of a matrix, as (byte - zero) * scale. */
+interface Plane {
+  readonly bytes: Value;
+  readonly scale: Value;
+  readonly zero: Value;
+}
+
+interface Planes {
+  readonly high: Plane;
+  /** Made when a layer first asks for it. */
+  low(): Plane;
+}
+
 /** Attributes of an operator by name. */
 export type Attributes = Readonly<Record<string, Attribute>>;
 
+/** A linear weight in eight-bit planes, laid out [in, out]: value = (byte - zero point) * scale of its output channel. */
+export interface EightBitWeight {
+  /** I8 with zero point 0, or U8 with zero point 128, [in, out]. */
+  readonly weight: TensorRef;
+  /** Float32 scale of each output channel, [out]. */
+  readonly scale: TensorRef;
+  /** What rounding to `weight` left over, in units of scale / 254; with it the weight has sixteen bits. */
+  readonly low?: TensorRef | undefined;
+}
+
+/**
+ * Most rows of x at which a linear layer with weights in their file is quicker as W x^T: MatMul packs its right operand at
+ * every call, and W is the larger one by far. At 8 rows it takes half the time, at 72 the same (bench/LOG.md).
+ */
+export const FEW_ROWS = 64;
+
+/** Rows that the linear layers of a graph see: at most {@linkcode FEW_ROWS}, with weights in their files, or any number. */
+export type RowCount = "few" | "many";
+
 /** Domain of ONNX Runtime's own operators (MultiHeadAttention, FastGelu, RotaryEmbedding). */
 export const MICROSOFT = "com.microsoft";
+
+/** Steps of a low plane in one of the high plane: 127 either way. */
+export const LOW_STEPS = 254;
 
 const OPSETS = { "": 21, [MICROSOFT]: 1 };
 
@@ -72,11 +107,14 @@ export class Graph {
   readonly #weights = new Map<string, { name: string; ref: TensorRef }>();
   readonly #casts = new Map<string, Value>();
   readonly #renamed = new Map<string, string>(); // a value's name -> the graph output it became
+  readonly #planes = new Map<string, Planes>(); // a value's name -> its eight-bit planes
+  readonly #fewRows: boolean;
   #count = 0;
 
   /** Starts an empty graph. */
-  constructor(name: string) {
+  constructor(name: string, rows: RowCount = "many") {
     this.name = name;
+    this.#fewRows = rows === "few";
   }
 
   /** Declares an input; a string dimension is symbolic. */
@@ -140,20 +178,70 @@ export class Graph {
 
   /** y = x W^T + b for a checkpoint's [out, in] weight; x is [M, in]. */
   linear(x: Value, weight: TensorRef, bias?: TensorRef): Value {
+    if (this.#fewRows) {
+      const columns = this.op("Transpose", [x], { perm: [1, 0] });
+      const product = this.op("MatMul", [this.weight(weight), columns]);
+      const y = this.op("Transpose", [product], { perm: [1, 0] });
+      return bias ? this.op("Add", [y, this.weight(bias)]) : y;
+    }
     const inputs = [x, this.weight(weight)];
     if (bias) inputs.push(this.weight(bias));
     return this.op("Gemm", inputs, { transB: 1 });
   }
 
   /**
-   * {@linkcode Graph.linear} on eight-bit copies: weight u8 [in, out] with zero point 128, scale float32 [out]; x is
-   * quantised as it comes, one scale for the whole matrix.
+   * {@linkcode Graph.linear} in integer arithmetic. x is cut into planes of eight bits as it comes, one scale for the whole
+   * matrix; of the four products of two planes each, the smallest (low times low) is left out.
    */
-  quantisedLinear(x: Value, weight: TensorRef, scale: TensorRef, bias?: TensorRef): Value {
-    const zero = this.#constant("U8", new Uint8Array(weight.shape[1]!).fill(128), [weight.shape[1]!]);
-    const inputs = [x, this.#stored(weight), this.weight(scale), zero];
-    if (bias) inputs.push(this.weight(bias));
-    return this.op("DynamicQuantizeMatMul", inputs, {}, MICROSOFT);
+  quantisedLinear(x: Value, { weight, scale, low }: EightBitWeight, bias?: TensorRef): Value {
+    const signed = weight.dtype === "I8";
+    const columns = weight.shape[1]!;
+    const zero = signed ? null : this.#constant("U8", new Uint8Array(columns).fill(128), [columns]);
+    const scales = this.weight(scale);
+    const product = (plane: Plane, side: TensorRef, sideScale: Value, add?: Value): Value =>
+      this.op(
+        "MatMulIntegerToFloat",
+        [
+          plane.bytes,
+          this.#stored(side),
+          plane.scale,
+          sideScale,
+          plane.zero,
+          zero,
+          ...add ? [add] : [],
+        ],
+        {},
+        MICROSOFT,
+      );
+    const planes = this.#planesOf(x);
+    const y = product(planes.high, weight, scales, bias && this.weight(bias));
+    if (!low) return y;
+    const lowScales = this.op("Mul", [scales, this.floats([1 / LOW_STEPS])]);
+    const rest = this.op("Add", [product(planes.high, low, lowScales), product(planes.low(), weight, scales)]);
+    return this.op("Add", [y, rest]);
+  }
+
+  /** The planes of x, shared by all layers that read it. */
+  #planesOf(x: Value): Planes {
+    let planes = this.#planes.get(x.name);
+    if (!planes) {
+      const [bytes, scale, zero] = this.ops("DynamicQuantizeLinear", [x], 3) as [Value, Value, Value];
+      let low: Plane | undefined;
+      planes = {
+        high: { bytes, scale, zero },
+        low: () => low ??= this.#lowPlane(x, { bytes, scale, zero }),
+      };
+      this.#planes.set(x.name, planes);
+    }
+    return planes;
+  }
+
+  /** What rounding x to its high plane left over. */
+  #lowPlane(x: Value, high: Plane): Plane {
+    const rest = this.op("Sub", [x, this.op("DequantizeLinear", [high.bytes, high.scale, high.zero])]);
+    const scale = this.op("Div", [high.scale, this.floats([LOW_STEPS], [])]);
+    const zero = this.#constant("U8", Uint8Array.of(128), []);
+    return { bytes: this.op("QuantizeLinear", [rest, scale, zero]), scale, zero };
   }
 
   /** Reshape with ONNX's conventions: 0 copies the input's dimension, -1 is inferred. */

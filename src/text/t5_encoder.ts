@@ -9,8 +9,8 @@ import { join } from "node:path";
 import { openCheckpoint } from "../checkpoint/open.ts";
 import { type Expected, matchTensors, type TensorRef } from "../checkpoint/source.ts";
 import { ModelError } from "../errors.ts";
-import { Graph, MICROSOFT, type Value } from "../graph/graph.ts";
-import { floatTensor, intTensor, residencyOf, type Runtime, type Session } from "../runtime/runtime.ts";
+import { FEW_ROWS, Graph, MICROSOFT, type RowCount, type Value } from "../graph/graph.ts";
+import { floatTensor, intTensor, type Residency, residencyOf, type Runtime, type Session } from "../runtime/runtime.ts";
 
 /** Dimensions of a T5 encoder, from config.json and the tensors' shapes. */
 export interface T5Dims {
@@ -116,8 +116,8 @@ async function readConfig(folder: string): Promise<{ maxDistance: number; epsilo
 }
 
 /** Token ids [T] and distance buckets [T, T] -> features [T, D]. */
-export function t5Graph({ dims, tensors }: T5Weights): Graph {
-  const graph = new Graph("t5 encoder");
+export function t5Graph({ dims, tensors }: T5Weights, rows: RowCount): Graph {
+  const graph = new Graph("t5 encoder", rows);
   const weight = (name: string): TensorRef => tensors[name]!;
   const norm = (x: Value, name: string): Value =>
     graph.op("SimplifiedLayerNormalization", [x, graph.weight(weight(name))], {
@@ -177,28 +177,31 @@ export function distanceBuckets(tokens: number, buckets: number, maxDistance: nu
   });
 }
 
-/** A loaded T5 encoder. Dispose it before the transformer runs: it is larger. */
+/** A T5 encoder; graphs are loaded when first used. Dispose it before the transformer runs: it is larger. */
 export class T5Encoder implements Disposable {
-  readonly #dims: T5Dims;
-  readonly #session: Session;
+  readonly #weights: T5Weights;
+  readonly #runtime: Runtime;
+  readonly #residency: Residency;
+  readonly #sessions = new Map<RowCount, Session>();
 
-  private constructor(dims: T5Dims, session: Session) {
-    this.#dims = dims;
-    this.#session = session;
+  private constructor(weights: T5Weights, runtime: Runtime, residency: Residency) {
+    this.#weights = weights;
+    this.#runtime = runtime;
+    this.#residency = residency;
   }
 
-  /** Loads the encoder's graph. */
-  static async open(weights: T5Weights, runtime: Runtime): Promise<T5Encoder> {
+  /** Opens the encoder. Its weights are packed where they are few, or stay mapped; `residency` says otherwise. */
+  static open(weights: T5Weights, runtime: Runtime, residency?: Residency): T5Encoder {
     const elements = Object.values(weights.tensors).reduce(
       (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
       0,
     );
-    return new T5Encoder(weights.dims, await runtime.createSession(t5Graph(weights), residencyOf(elements)));
+    return new T5Encoder(weights, runtime, residency ?? residencyOf(elements));
   }
 
   /** Features [T, D] of token ids [T]. */
   async encode(ids: readonly number[], signal?: AbortSignal): Promise<Float32Array> {
-    const { width, vocabulary, buckets, maxDistance } = this.#dims;
+    const { width, vocabulary, buckets, maxDistance } = this.#weights.dims;
     const T = ids.length;
     const outside = ids.find((id) => id >= vocabulary);
     if (outside !== undefined) {
@@ -207,7 +210,8 @@ export class T5Encoder implements Disposable {
       });
     }
     const features = new Float32Array(T * width);
-    await this.#session.run(
+    const session = await this.#session(this.#residency === "mapped" && T <= FEW_ROWS ? "few" : "many");
+    await session.run(
       { ids: intTensor(ids, [T]), buckets: intTensor(distanceBuckets(T, buckets, maxDistance), [T, T]) },
       { features: floatTensor(features, [T, width]) },
       signal,
@@ -215,8 +219,18 @@ export class T5Encoder implements Disposable {
     return features;
   }
 
+  async #session(rows: RowCount): Promise<Session> {
+    let session = this.#sessions.get(rows);
+    if (!session) {
+      session = await this.#runtime.createSession(t5Graph(this.#weights, rows), this.#residency);
+      this.#sessions.set(rows, session);
+    }
+    return session;
+  }
+
   /** Frees the weights. */
   [Symbol.dispose](): void {
-    this.#session[Symbol.dispose]();
+    for (const session of this.#sessions.values()) session[Symbol.dispose]();
+    this.#sessions.clear();
   }
 }

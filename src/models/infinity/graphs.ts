@@ -10,7 +10,7 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
+import { Graph, MICROSOFT, type RowCount, type Value } from "../../graph/graph.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import { type BlockWeights, type InfinityDims, type InfinityWeights, outputRows } from "./weights.ts";
 
@@ -27,9 +27,9 @@ export interface FoldedWeights {
 }
 
 /** What a prompt comes down to, per text segment (§2.4-2.8): everything the scales read of it, computed once. */
-export function textGraph({ dims, outer, blocks }: InfinityWeights): Graph {
+export function textGraph({ dims, outer, blocks }: InfinityWeights, tokens: RowCount): Graph {
   const { width: C, textDim } = dims;
-  const graph = new Graph("text");
+  const graph = new Graph("text", tokens);
   const pool = "text_proj_for_sos.ca.";
   const features = graph.input("features", "F32", ["T", textDim]);
   const normed = graph.op(
@@ -112,10 +112,12 @@ export function linkGraph(
   leave: number | undefined,
   enter: number | undefined,
   rows: number,
+  tokens: RowCount,
   quantised: QuantisedLookup = () => undefined,
 ): Graph {
   const { width: C, heads } = dims;
-  const graph = new Graph(`block ${[leave, enter].filter((layer) => layer !== undefined).join("-")}, ${rows} rows`);
+  const blockNames = [leave, enter].filter((layer) => layer !== undefined).join("-");
+  const graph = new Graph(`block ${blockNames}, ${rows} rows`, tokens);
   let x = graph.input("x", "F32", [rows, "L", C]);
   const ada = graph.input("ada", "F32", [rows, 6 * C]);
   if (leave !== undefined) {
@@ -213,7 +215,7 @@ function linear(
   quantised: QuantisedLookup,
 ): Value {
   const copy = quantised(weight);
-  return copy ? graph.quantisedLinear(x, copy.weight, copy.scale, bias) : graph.linear(x, weight, bias);
+  return copy ? graph.quantisedLinear(x, copy, bias) : graph.linear(x, weight, bias);
 }
 
 /** Each batch row attends to keys and values of its own, which differ in length or lie in buffers of their own. */

@@ -18,6 +18,7 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
+import { FEW_ROWS, type RowCount } from "../../graph/graph.ts";
 import { embedGraph, type FoldedWeights, headGraph, linkGraph, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import type { InfinityWeights } from "./weights.ts";
@@ -42,6 +43,14 @@ export interface EncodedText {
   readonly values: readonly Float32Array[];
 }
 
+/** How a transformer is loaded. */
+export interface TransformerOptions {
+  /** Copies of the blocks' linear weights to run in integer arithmetic. */
+  readonly quantised?: QuantisedLookup | undefined;
+  /** Where weights live. Default: packed where the model is small or runs on copies, else mapped. */
+  readonly residency?: Residency | undefined;
+}
+
 /** The transformer of one model, loaded on one runtime. */
 export class InfinityTransformer implements Disposable {
   /** Weights and dimensions. */
@@ -56,27 +65,22 @@ export class InfinityTransformer implements Disposable {
     weights: InfinityWeights,
     runtime: Runtime,
     folded: FoldedWeights,
-    quantised: QuantisedLookup | undefined,
+    { quantised, residency }: TransformerOptions,
   ) {
     this.weights = weights;
     this.#runtime = runtime;
     this.#folded = folded;
     this.#quantised = quantised;
     const all = [...Object.values(weights.outer), ...weights.blocks.flatMap((block) => Object.values(block))];
-    this.#residency = quantised
-      ? "packed"
-      : residencyOf(all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0));
+    const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
+    this.#residency = residency ?? (quantised ? "packed" : residencyOf(elements));
   }
 
-  /**
-   * Reads the few weights that are folded into graphs; sessions are created when they are first used.
-   *
-   * @param quantised eight-bit copies to run the blocks' linear layers on
-   */
+  /** Reads the few weights that are folded into graphs; sessions are created when they are first used. */
   static async open(
     weights: InfinityWeights,
     runtime: Runtime,
-    quantised?: QuantisedLookup,
+    options: TransformerOptions = {},
   ): Promise<InfinityTransformer> {
     const temperatures = await Promise.all(
       weights.blocks.map(async (block) =>
@@ -93,14 +97,15 @@ export class InfinityTransformer implements Disposable {
       }
     }
     const headBias = Float32Array.from({ length: tokenDim }, (_, bit) => pairBias[2 * bit + 1]! - pairBias[2 * bit]!);
-    return new InfinityTransformer(weights, runtime, { temperatures, headWeight, headBias }, quantised);
+    return new InfinityTransformer(weights, runtime, { temperatures, headWeight, headBias }, options);
   }
 
   /** Encodes one text segment: T5 features, or rows of the null prompt, [T, Dt]. */
   async encodeText(features: Float32Array, signal?: AbortSignal): Promise<EncodedText> {
     const { textDim, width: C, depth } = this.weights.dims;
     const tokens = features.length / textDim;
-    const session = await this.#session("text", () => textGraph(this.weights));
+    const count = this.#rowCount(tokens);
+    const session = await this.#session(`text ${count}`, () => textGraph(this.weights, count));
     const outputs: Record<string, Tensor> = {};
     const take = (name: string, rows: number, columns: number): Float32Array => {
       const data = new Float32Array(rows * columns);
@@ -140,12 +145,17 @@ export class InfinityTransformer implements Disposable {
     return new InfinityRun(this, texts, capacity, last1M);
   }
 
-  /** The session of a link (see {@linkcode linkGraph}), created on first use. */
-  link(leave: number | undefined, enter: number | undefined, rows: number): Promise<Session> {
+  /** The session of a link (see {@linkcode linkGraph}) for some tokens a row, created on first use. */
+  link(leave: number | undefined, enter: number | undefined, rows: number, tokens: number): Promise<Session> {
+    const count = this.#rowCount(rows * tokens);
     return this.#session(
-      `link ${leave} ${enter} ${rows}`,
-      () => linkGraph(this.weights, this.#folded, leave, enter, rows, this.#quantised),
+      `link ${leave} ${enter} ${rows} ${count}`,
+      () => linkGraph(this.weights, this.#folded, leave, enter, rows, count, this.#quantised),
     );
+  }
+
+  #rowCount(rows: number): RowCount {
+    return this.#residency === "mapped" && rows <= FEW_ROWS ? "few" : "many";
   }
 
   /** The word-embedding session. */
@@ -315,7 +325,7 @@ export class InfinityRun implements Disposable {
           outputs[`value.${r}`] = next(values[enter]!);
         });
       }
-      await (await this.#transformer.link(leave, enter, R)).run(inputs, outputs, signal);
+      await (await this.#transformer.link(leave, enter, R, L)).run(inputs, outputs, signal);
     }
     this.#filled[chunk] = past + L;
     return x;
