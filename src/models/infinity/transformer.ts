@@ -18,7 +18,7 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
-import { FEW_ROWS, type RowCount } from "../../graph/graph.ts";
+import { FEW_ROWS, type Graph, type RowCount } from "../../graph/graph.ts";
 import { embedGraph, type FoldedWeights, headGraph, linkGraph, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import type { InfinityWeights } from "./weights.ts";
@@ -59,6 +59,7 @@ export class InfinityTransformer implements Disposable {
   readonly #folded: FoldedWeights;
   readonly #quantised: QuantisedLookup | undefined;
   readonly #residency: Residency;
+  readonly #blockResidency: Residency; // integer products want their copies packed: mapped, few rows take four times as long
   readonly #sessions = new Map<string, Promise<Session>>();
 
   private constructor(
@@ -73,7 +74,8 @@ export class InfinityTransformer implements Disposable {
     this.#quantised = quantised;
     const all = [...Object.values(weights.outer), ...weights.blocks.flatMap((block) => Object.values(block))];
     const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
-    this.#residency = residency ?? (quantised ? "packed" : residencyOf(elements));
+    this.#residency = residency ?? residencyOf(elements);
+    this.#blockResidency = residency ?? (quantised ? "packed" : this.#residency);
   }
 
   /** Reads the few weights that are folded into graphs; sessions are created when they are first used. */
@@ -147,10 +149,12 @@ export class InfinityTransformer implements Disposable {
 
   /** The session of a link (see {@linkcode linkGraph}) for some tokens a row, created on first use. */
   link(leave: number | undefined, enter: number | undefined, rows: number, tokens: number): Promise<Session> {
-    const count = this.#rowCount(rows * tokens);
+    const count = this.#quantised ? "many" : this.#rowCount(rows * tokens);
+    if (count === "many") this.#release("few"); // scales only grow; two maps of a weight would count twice
     return this.#session(
       `link ${leave} ${enter} ${rows} ${count}`,
       () => linkGraph(this.weights, this.#folded, leave, enter, rows, count, this.#quantised),
+      this.#blockResidency,
     );
   }
 
@@ -170,14 +174,22 @@ export class InfinityTransformer implements Disposable {
 
   /** Releases every session. */
   [Symbol.dispose](): void {
-    for (const session of this.#sessions.values()) session.then((open) => open[Symbol.dispose](), () => {});
-    this.#sessions.clear();
+    this.#release();
   }
 
-  #session(key: string, graph: () => ReturnType<typeof textGraph>): Promise<Session> {
+  /** Releases the sessions whose key ends so; all of them by default. */
+  #release(ending = ""): void {
+    for (const [key, session] of this.#sessions) {
+      if (!key.endsWith(ending)) continue;
+      session.then((open) => open[Symbol.dispose](), () => {});
+      this.#sessions.delete(key);
+    }
+  }
+
+  #session(key: string, graph: () => Graph, residency: Residency = this.#residency): Promise<Session> {
     let session = this.#sessions.get(key);
     if (!session) {
-      session = this.#runtime.createSession(graph(), this.#residency);
+      session = this.#runtime.createSession(graph(), residency);
       this.#sessions.set(key, session);
     }
     return session;
@@ -295,9 +307,13 @@ export class InfinityRun implements Disposable {
     const places = Array.from({ length: R }, (_, r) => Array.from({ length: L }, (_, i) => positions?.[r]?.[i] ?? i));
     const placed = intTensor(places.flat(), [R, L]);
     const first = chunk * per;
-    for (let link = 0; link <= per; link++) {
-      const leave = link > 0 ? first + link - 1 : undefined;
-      const enter = link < per ? first + link : undefined;
+    const links = Array.from({ length: per + 1 }, (_, link) => ({
+      leave: link > 0 ? first + link - 1 : undefined,
+      enter: link < per ? first + link : undefined,
+    }));
+    // loaded side by side: packing a session's weights takes one thread
+    const sessions = await Promise.all(links.map(({ leave, enter }) => this.#transformer.link(leave, enter, R, L)));
+    for (const [link, { leave, enter }] of links.entries()) {
       const inputs: Record<string, Tensor> = { x: floatTensor(x, shape), ada };
       const outputs: Record<string, Tensor> = {};
       if (leave !== undefined) {
@@ -325,7 +341,7 @@ export class InfinityRun implements Disposable {
           outputs[`value.${r}`] = next(values[enter]!);
         });
       }
-      await (await this.#transformer.link(leave, enter, R, L)).run(inputs, outputs, signal);
+      await sessions[link]!.run(inputs, outputs, signal);
     }
     this.#filled[chunk] = past + L;
     return x;
