@@ -26,12 +26,15 @@ export interface OpenModel extends Disposable {
 }
 
 /** What of a request belongs to the opened model rather than to a picture. */
-export type OpenSettings = Pick<GenerateRequest, "model" | "device" | "threads" | "dtype">;
+export type OpenSettings = Pick<GenerateRequest, "model" | "device" | "threads" | "dtype" | "lowMemory">;
+
+/** Told how many of how many weights are copied, while a dtype's copies are made beside the model. */
+export type CopyProgress = (done: number, total: number) => void;
 
 /** The library as commands see it. */
 export interface Library {
   /** Opens the model and device that settings name. */
-  open(settings: OpenSettings): Promise<OpenModel>;
+  open(settings: OpenSettings, progress?: CopyProgress): Promise<OpenModel>;
   /** Says what a request would run, from the model's headers alone; of the prompt only the length matters. */
   planFor(request: Omit<GenerateRequest, "prompt"> & { prompt?: string }): Promise<Plan>;
   /** Opens a model and measures its ranks. */
@@ -100,7 +103,7 @@ export function processContext(): Context {
     async library(): Promise<Library> {
       const { calibrate, Engine, findModel, listModels, planFor } = await import("../mod.ts");
       return {
-        open: (settings) => Engine.open(settings),
+        open: (settings, progress) => Engine.open({ ...settings, ...progress && { progress } }),
         async *calibrate(settings, request): AsyncGenerator<CalibrationEvent> {
           using engine = await Engine.open(settings);
           yield* calibrate(engine, request);

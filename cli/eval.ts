@@ -59,7 +59,7 @@ async function run(context: Context, args: Arguments): Promise<void> {
       args.value("methods")?.text ?? "all",
       (note) => progress.notice(note),
     );
-    using model = await library.open(openSettings(settings));
+    using model = await library.open(openSettings(settings), (done, total) => progress.copies(done, total));
     const studio = { model, settings, progress, signal: context.signal };
     const arms = plans.map(({ method }) => arm(method, studio));
     const report = await evaluate(arms, firstOfEachTask(evalPrompts(), perTask), seeds, progress, args.on("verbose"));

@@ -42,7 +42,7 @@ async function run(context: Context, args: Arguments): Promise<void> {
   const progress = new Progress(context, args.on("quiet"));
   try {
     progress.transient("Loading…");
-    using models = new Held(await context.library());
+    using models = new Held(await context.library(), progress);
     for (const [i, job] of jobs.entries()) {
       if (jobs.length > 1) progress.line(`[${i + 1}/${jobs.length}] ${oneLine(job.prompt, 72)}`);
       await runJob(await models.open(job), job, targets[i]!, { context, args, progress });
@@ -74,11 +74,13 @@ async function readJobs(context: Context, args: Arguments): Promise<Job[]> {
 /** Keeps the last model open, so that a file of prompts loads it once. */
 class Held implements Disposable {
   readonly #library: Library;
+  readonly #progress: Progress;
   #key = "";
   #open: OpenModel | undefined;
 
-  constructor(library: Library) {
+  constructor(library: Library, progress: Progress) {
     this.#library = library;
+    this.#progress = progress;
   }
 
   async open(request: GenerateRequest): Promise<OpenModel> {
@@ -86,7 +88,7 @@ class Held implements Disposable {
     const key = JSON.stringify(settings);
     if (this.#open !== undefined && this.#key === key) return this.#open;
     this[Symbol.dispose]();
-    this.#open = await this.#library.open(settings);
+    this.#open = await this.#library.open(settings, (done, total) => this.#progress.copies(done, total));
     this.#key = key;
     return this.#open;
   }

@@ -43,6 +43,12 @@ export class Progress {
     this.transient(width < 4 ? text : `${bar(fraction, width)} ${text}`);
   }
 
+  /** A dtype's copies of the weights are being made, which takes a minute at the size of 2B, once. */
+  copies(done: number, total: number): void {
+    if (done === 1) this.line("Making copies of the weights for this dtype beside the model, once");
+    this.share(done / total, `${done} of ${total} weights`);
+  }
+
   /** A line that stays, above the bar. */
   line(text: string, dim = false): void {
     if (this.#quiet) return;

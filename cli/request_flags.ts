@@ -46,6 +46,7 @@ export const REQUEST_FLAGS: readonly Flag[] = [
     value: DTYPES.join("|"),
     help: "Arithmetic of the linear layers; u16 and u8 keep a copy of them beside the model",
   },
+  { name: "low-memory", help: "Leave weights in their files and free the transformer before decoding; slower" },
   { name: "threads", short: "t", value: "N", env: true, help: "CPU threads. Default: all cores" },
 ];
 
@@ -151,6 +152,7 @@ const CHECKS: { readonly [K in keyof GenerateRequest]-?: Check<NonNullable<Gener
   device: oneOf(DEVICES),
   dtype: oneOf(DTYPES),
   threads: whole(1, MAX_THREADS),
+  lowMemory: yesOrNo,
   preview: yesOrNo,
 };
 
@@ -205,6 +207,7 @@ export function settingsFromFlags(args: Arguments): Settings {
   for (const flag of REQUEST_FLAGS) {
     const field = fieldName(flag.name);
     if (!Object.hasOwn(CHECKS, field)) continue; // --method-option, below
+    if (flag.value === undefined && args.on(flag.name)) settings[field] = true;
     const given = args.value(flag.name);
     if (given !== undefined) settings[field] = CHECKS[field as keyof GenerateRequest](given.text, given.where);
   }
@@ -221,8 +224,14 @@ function methodOption(pair: string): [string, string] {
 }
 
 /** What of the settings opens the model, without keys that are not set. */
-export function openSettings({ model, device, threads, dtype }: Settings): OpenSettings {
-  return { ...model && { model }, ...device && { device }, ...threads && { threads }, ...dtype && { dtype } };
+export function openSettings({ model, device, threads, dtype, lowMemory }: Settings): OpenSettings {
+  return {
+    ...model && { model },
+    ...device && { device },
+    ...threads && { threads },
+    ...dtype && { dtype },
+    ...lowMemory && { lowMemory },
+  };
 }
 
 /** The whole number a flag gives, or undefined where it is absent. Throws UsageError for anything else. */

@@ -9,8 +9,8 @@ import { makePlan, type Plan } from "./plan.ts";
 import type { GenerateRequest } from "./request.ts";
 import { chooseSchedule } from "./schedule.ts";
 
-/** A request as an engine takes it: the model, device, threads and dtype are its own. */
-export type EngineRequest = Omit<GenerateRequest, "model" | "device" | "threads" | "dtype">;
+/** A request as an engine takes it: what it was opened with is its own. */
+export type EngineRequest = Omit<GenerateRequest, "model" | "device" | "threads" | "dtype" | "lowMemory">;
 
 /** Longest prompt looked at, in characters: far beyond the 512 tokens that count. */
 const MAX_PROMPT = 100_000;

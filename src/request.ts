@@ -53,6 +53,8 @@ export interface GenerateRequest {
   threads?: number;
   /** Arithmetic of the blocks' linear layers. Default `f32`. */
   dtype?: DtypeName;
+  /** Leave all weights in their files and free the transformer before decoding: less memory, more time. */
+  lowMemory?: boolean;
   /** Decode a preview after every scale. */
   preview?: boolean;
 }

@@ -1,7 +1,10 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { Engine, generate, planFor } from "../src/engine.ts";
-import { IntegrityError, ModelError, StageVarError, UsageError } from "../src/errors.ts";
+import { DeviceError, IntegrityError, ModelError, StageVarError, UsageError } from "../src/errors.ts";
+import { openInfinity } from "../src/models/infinity/model.ts";
+import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
+import { openNative } from "../src/runtime/native.ts";
 import type { GenerateEvent } from "../src/request.ts";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
 import { MODELS, withCopyOfMini2B } from "./mini_models.ts";
@@ -56,6 +59,58 @@ Deno.test("generate() draws other pictures for another prompt, negative prompt o
   ];
   assert.equal(new Set(all).size, all.length);
   assert.equal(await draw({}), all[0]);
+});
+
+Deno.test("low memory draws the same picture, again after the transformer was freed", async () => {
+  const [wanted] = await pictures(generate({ ...SMALL, model: MINI, seed: 6 }));
+  using engine = await Engine.open({ model: MINI, lowMemory: true });
+  for (let time = 0; time < 2; time++) {
+    const [picture] = await pictures(engine.generate({ ...SMALL, seed: 6 }));
+    // weights in their files are multiplied in another order: a rounding may tip a bit, not more
+    const off = picture!.image.data.filter((value, i) => Math.abs(value - wanted!.image.data[i]!) > 1).length;
+    assert(off < 0.01 * wanted!.image.data.length, `${off} values differ`);
+  }
+});
+
+Deno.test("a dtype other than f32 makes its copies once, tells how far, and draws nearly the same", async () => {
+  await withCopyOfMini2B(async (model) => {
+    const told: string[] = [];
+    const progress = (done: number, total: number): number => told.push(`${done}/${total}`);
+    const logits = async (dtype: "f32" | "u16"): Promise<Float32Array> => {
+      using engine = await Engine.open({ model, dtype, progress });
+      let first = new Float32Array();
+      const tap = {
+        observe(k: number, name: string, data: Float32Array): void {
+          if (k === 0 && name === "logits") first = data.slice();
+        },
+      };
+      const [picture] = await Array.fromAsync(engine.generate({ ...SMALL, seed: 1 }, { tap }));
+      assert(picture);
+      return first;
+    };
+    const [exact, close] = [await logits("f32"), await logits("u16")];
+    assert.deepEqual([told.length, told.at(-1)], [256, "256/256"]);
+    await logits("u16");
+    assert.equal(told.length, 256);
+    const error = Math.hypot(...exact.map((value, i) => value - close[i]!)) / Math.hypot(...exact);
+    assert(error > 1e-6 && error < 2.5e-4, `relative error ${error}`);
+  });
+});
+
+Deno.test("a cache larger than the memory there is is refused before it is touched", async () => {
+  const model = await openInfinity(MINI);
+  using runtime = openNative();
+  using transformer = await InfinityTransformer.open(model.transformer, runtime);
+  const text = await transformer.encodeText(new Float32Array(model.transformer.dims.textDim));
+  const capacity = new Array(model.dims.chunks).fill(1e9);
+  assert.throws(() => transformer.begin([text], capacity, { h: 64, w: 64 }), (error) => {
+    assert(error instanceof DeviceError);
+    assert.match(
+      error.message,
+      /^Cannot allocate \d+\.\d GiB for keys and values: \d+\.\d GiB of memory are available$/,
+    );
+    return true;
+  });
 });
 
 Deno.test("generate() draws the aspect that was asked for, with the nearest schedule", async () => {

@@ -14,6 +14,16 @@ for (const name of await caseNames(GOLDEN)) {
   });
 }
 
+for (const options of [{ mapped: true }, { dtype: "u16" }, { dtype: "u8" }, { dtype: "u8", mapped: true }] as const) {
+  Deno.test(`golden case stagevar-512 ${JSON.stringify(options)}`, async () => {
+    using runtime = openNative();
+    const report = await runCase(GOLDEN, "stagevar-512", runtime, options);
+    assert(report.passed, JSON.stringify(report, null, 1));
+    // the integers must have been used: float32 is a hundred times nearer
+    if ("dtype" in options) assert(report.errors.logits! > 1e-5, `logits within ${report.errors.logits}`);
+  });
+}
+
 Deno.test("golden cases notice a wrong number", async () => {
   // The same case with one stored bit flipped must fail: the comparison is able to.
   const folder = await Deno.makeTempDir();

@@ -60,6 +60,23 @@ Deno.test("Graph.gather() takes rows of a table", async () => {
   });
 });
 
+Deno.test("Graph.linear() gives the same for few rows, with and without a bias", async () => {
+  await withWeights(async (ref) => {
+    const bias: TensorRef = { ...ref, shape: [2], strides: [1] };
+    const x = Float32Array.of(1, 2, 3, -1, 0.5, 4);
+    for (const added of [undefined, bias]) {
+      const results = [];
+      for (const rows of ["many", "few"] as const) {
+        const graph = new Graph("linear", rows);
+        graph.output("y", graph.linear(graph.input("x", "F32", ["M", 3]), ref, added), "F32", ["M", 2]);
+        results.push(await run(graph, x, [2, 3], [2, 2]));
+      }
+      assert.deepEqual(results[0], added ? [15, 34, 13, 24.5] : [14, 32, 12, 22.5]);
+      assert.deepEqual(results[1], results[0]);
+    }
+  });
+});
+
 Deno.test("Graph.output() may name a value that others read, an input, or one value twice", async () => {
   const graph = new Graph("outputs");
   const x = graph.input("x", "F32", ["n"]);

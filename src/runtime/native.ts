@@ -19,6 +19,9 @@ import type { Residency, Runtime, Session, Tensor, Tensors } from "./runtime.ts"
 /** Without these two passes an f16 or bf16 weight stays mapped and is widened as it is used (specs/onnxruntime.md A). */
 const FOLDING = "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer";
 
+/** What the library says when the system gives it no memory, or no room to map a file. */
+const OUT_OF_MEMORY = /alloc|mmap|out of memory/i;
+
 /**
  * The native library's path inside npm:onnxruntime-node, for a system and processor as `Deno.build` names them.
  *
@@ -104,6 +107,27 @@ export function openNative(options: NativeOptions = {}): Runtime {
   return new NativeRuntime(new OrtApi(libraryPath()), options.threads ?? 0);
 }
 
+/**
+ * What went wrong when a graph did not load: no memory is the machine's fault, anything else the model's.
+ *
+ * @example
+ * ```ts
+ * import { DeviceError } from "@stagevar/stagevar/errors.ts";
+ * import { loadFailure } from "@stagevar/stagevar/runtime/native.ts";
+ * import assert from "node:assert/strict";
+ * assert(loadFailure("text", new Error("std::bad_alloc")) instanceof DeviceError);
+ * ```
+ */
+export function loadFailure(graph: string, cause: Error): DeviceError | ModelError {
+  if (!OUT_OF_MEMORY.test(cause.message)) {
+    return new ModelError(`Cannot load graph "${graph}": ${cause.message}`, { cause });
+  }
+  return new DeviceError(`Not enough memory to load graph "${graph}": ${cause.message}`, {
+    cause,
+    hint: "Take --low-memory or a smaller model, or raise the limit (ulimit -v and -d count mapped weights as well)",
+  });
+}
+
 class NativeRuntime implements Runtime {
   readonly device = "cpu";
   readonly version: string;
@@ -149,7 +173,7 @@ class NativeRuntime implements Runtime {
       return new NativeSession(this.#api, this.#memory, Deno.UnsafePointer.create(out[0]!), graph);
     } catch (cause) {
       if (!(cause instanceof OrtError)) throw cause;
-      throw new ModelError(`Cannot load graph "${graph.name}": ${cause.message}`, { cause });
+      throw loadFailure(graph.name, cause);
     } finally {
       call.ReleaseSessionOptions(options);
     }
@@ -210,8 +234,8 @@ class NativeSession implements Session {
       if (!(cause instanceof OrtError)) throw cause;
       throw new DeviceError(`Cannot run graph "${this.#graph}": ${cause.message}`, {
         cause,
-        hint: /alloc/i.test(cause.message)
-          ? "Not enough memory: take a smaller size or batch, or --method stagevar"
+        hint: OUT_OF_MEMORY.test(cause.message)
+          ? "Not enough memory: take a smaller size or batch, --method stagevar or --low-memory"
           : "This is a fault of the program or the model: please report it",
       });
     } finally {

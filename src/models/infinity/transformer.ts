@@ -8,6 +8,7 @@
 import { readTensor } from "../../checkpoint/source.ts";
 import { DeviceError } from "../../errors.ts";
 import type { Grid } from "../../schedule.ts";
+import { availableMemory } from "../../runtime/available_memory.ts";
 import { type RopeTable, ropeTable } from "./rope.ts";
 import {
   floatTensor,
@@ -224,6 +225,15 @@ export class InfinityRun implements Disposable {
     this.#transformer = transformer;
     this.#filled = new Int32Array(chunks);
     this.#last1M = last1M;
+    const bytes = capacity.reduce((sum, tokens) => sum + tokens, 0) * (depth / chunks) * width * 2 * texts.length * 4;
+    const refuse = (why: string, cause?: unknown): DeviceError =>
+      new DeviceError(`Cannot allocate ${gibibytes(bytes)} for keys and values${why}`, {
+        cause,
+        hint: "Take a smaller --pixels or --batch, or --method stagevar, which keeps fewer; or raise the memory limit",
+      });
+    // Fresh memory is only promised until it is written: without this look the system would kill the process minutes later.
+    const available = availableMemory();
+    if (bytes > available) throw refuse(`: ${gibibytes(available)} of memory are available`);
     try {
       this.#rows = texts.map((text) => {
         const buffers = (): Float32Array[] =>
@@ -231,11 +241,7 @@ export class InfinityRun implements Disposable {
         return { text, keys: buffers(), values: buffers() };
       });
     } catch (cause) {
-      const values = capacity.reduce((sum, tokens) => sum + tokens, 0) * (depth / chunks) * width * 2 * texts.length;
-      throw new DeviceError(`Cannot allocate ${(values * 4 / 2 ** 30).toFixed(1)} GiB for keys and values`, {
-        cause,
-        hint: "Take a smaller size or batch, or --method stagevar, which keeps fewer",
-      });
+      throw refuse("", cause);
     }
     this.#ada = concatenate(texts.map(({ ada }) => ada));
     this.#head = concatenate(texts.map(({ head }) => head));
@@ -366,6 +372,10 @@ export class InfinityRun implements Disposable {
     );
     return logits;
   }
+}
+
+function gibibytes(bytes: number): string {
+  return `${(bytes / 2 ** 30).toFixed(1)} GiB`;
 }
 
 /** Detaching an ArrayBuffer gives its memory back. */
