@@ -62,6 +62,7 @@ export class InfinityTransformer implements Disposable {
   readonly #residency: Residency;
   readonly #blockResidency: Residency; // integer products want their copies packed: mapped, few rows take four times as long
   readonly #sessions = new Map<string, Promise<Session>>();
+  #packedRows: number | undefined; // the row count whose links hold packed copies
 
   private constructor(
     weights: InfinityWeights,
@@ -152,10 +153,14 @@ export class InfinityTransformer implements Disposable {
   link(leave: number | undefined, enter: number | undefined, rows: number, tokens: number): Promise<Session> {
     const count = this.#quantised ? "many" : this.#rowCount(rows * tokens);
     if (count === "many") this.#release("few"); // scales only grow; two maps of a weight would count twice
+    // Graphs of another row count (the null row alone, at the end of a picture) would pack all copies a second time:
+    // mapped, a reduced scale runs half a second longer, and packing takes two.
+    this.#packedRows ??= rows;
+    const residency = this.#quantised && rows !== this.#packedRows ? "mapped" : this.#blockResidency;
     return this.#session(
       `link ${leave} ${enter} ${rows} ${count}`,
       () => linkGraph(this.weights, this.#folded, leave, enter, rows, count, this.#quantised),
-      this.#blockResidency,
+      residency,
     );
   }
 
