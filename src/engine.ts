@@ -84,7 +84,7 @@ export class Engine implements Disposable {
   readonly #features = new Map<string, { tokens: number; truncated: boolean; features: Float32Array }>();
   #tokenizer: Promise<Tokenizer> | undefined;
   #transformer: Promise<InfinityTransformer> | undefined;
-  #decoder: Promise<Decoder> | undefined;
+  #decoder: Decoder | undefined;
 
   private constructor(
     model: InfinityModel,
@@ -207,10 +207,9 @@ export class Engine implements Disposable {
 
   /** Frees every session and the device. */
   [Symbol.dispose](): void {
-    this.#transformer?.then((open) => open[Symbol.dispose](), () => {});
-    this.#decoder?.then((open) => open[Symbol.dispose](), () => {});
-    // Sessions are released by the callbacks above, which run before this one.
-    Promise.allSettled([this.#transformer, this.#decoder]).then(() => this.#device.runtime[Symbol.dispose]());
+    this.#closeTransformer();
+    this.#decoder?.[Symbol.dispose]();
+    this.#device.runtime[Symbol.dispose]();
   }
 
   /** Frees the transformer's sessions; it is opened again when it is next needed. */
@@ -272,8 +271,8 @@ export class Engine implements Disposable {
   }
 
   async #decode(latent: Float32Array, h: number, w: number, signal?: AbortSignal): Promise<RgbImage> {
-    const decoder = await (this.#decoder ??= Decoder.open(this.model.decoder, this.#device.runtime));
-    const rgb = await decoder.decode(latent, h, w, signal);
+    this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime);
+    const rgb = await this.#decoder.decode(latent, h, w, signal);
     const { stride } = this.model.decoder;
     const [height, width] = [h * stride, w * stride];
     return { width, height, data: toUint8(rgb, height, width) };

@@ -146,7 +146,7 @@ export async function runCase(
 
   // picture
   const [, h, w] = stored.get("latent").shape as [number, number, number];
-  using decoder = await Decoder.open(model.decoder, runtime);
+  using decoder = new Decoder(model.decoder, runtime);
   const rgb = await decoder.decode(latent, h, w);
   report.picture(
     toUint8(rgb, h * model.decoder.stride, w * model.decoder.stride),

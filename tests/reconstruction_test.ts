@@ -33,7 +33,7 @@ for (const [scales, least] of [[7, 0.99], [5, 0.95]] as const) {
     const size = bits.length / scenes.length;
     const model = await openInfinity((await findModel("shapes")).folder);
     using runtime = openNative();
-    using decoder = await Decoder.open(model.decoder, runtime);
+    using decoder = new Decoder(model.decoder, runtime);
     let right = 0;
     for (const [i, scene] of scenes.entries()) {
       const latent = latentOf(bits.subarray(i * size, (i + 1) * size), scales);

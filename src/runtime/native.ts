@@ -134,6 +134,8 @@ class NativeRuntime implements Runtime {
   readonly #api: OrtApi;
   readonly #env: Handle;
   readonly #memory: Handle;
+  #open = 0; // sessions that are loading or not yet released
+  #disposed = false;
 
   constructor(api: OrtApi, threads: number) {
     this.#api = api;
@@ -153,6 +155,17 @@ class NativeRuntime implements Runtime {
   }
 
   async createSession(graph: Graph, residency: Residency = "packed"): Promise<Session> {
+    this.#open++;
+    try {
+      const session = await this.#load(graph, residency);
+      return new NativeSession(this.#api, this.#memory, session, graph, () => this.#close());
+    } catch (error) {
+      this.#close();
+      throw error;
+    }
+  }
+
+  async #load(graph: Graph, residency: Residency): Promise<Handle> {
     const { call } = this.#api;
     const bytes = await graph.encode("external") as Uint8Array<ArrayBuffer>;
     const options = this.#api.create((out) => call.CreateSessionOptions(out));
@@ -170,7 +183,7 @@ class NativeRuntime implements Runtime {
       }
       const out = pinned(new BigUint64Array(1));
       this.#api.check(await call.CreateSessionFromArray(this.#env, bytes, BigInt(bytes.length), options, out));
-      return new NativeSession(this.#api, this.#memory, Deno.UnsafePointer.create(out[0]!), graph);
+      return Deno.UnsafePointer.create(out[0]!);
     } catch (cause) {
       if (!(cause instanceof OrtError)) throw cause;
       throw loadFailure(graph.name, cause);
@@ -180,6 +193,16 @@ class NativeRuntime implements Runtime {
   }
 
   [Symbol.dispose](): void {
+    if (this.#disposed) return;
+    this.#disposed = true;
+    this.#open++;
+    this.#close();
+  }
+
+  /** An environment must outlive its sessions, some of which may still be loading or running. */
+  #close(): void {
+    this.#open--;
+    if (!this.#disposed || this.#open > 0) return;
     this.#api.call.ReleaseMemoryInfo(this.#memory);
     this.#api.call.ReleaseEnv(this.#env);
   }
@@ -192,13 +215,15 @@ class NativeSession implements Session {
   readonly #graph: string;
   readonly #inputs: NameTable;
   readonly #outputs: NameTable;
+  readonly #released: () => void;
   #running = 0;
   #disposed = false;
 
-  constructor(api: OrtApi, memory: Handle, session: Handle, graph: Graph) {
+  constructor(api: OrtApi, memory: Handle, session: Handle, graph: Graph, released: () => void) {
     this.#api = api;
     this.#memory = memory;
     this.#session = session;
+    this.#released = released;
     this.#graph = graph.name;
     this.#inputs = new NameTable(graph.inputs.map(({ name }) => name));
     this.#outputs = new NameTable(graph.outputs.map(({ name }) => name));
@@ -257,6 +282,7 @@ class NativeSession implements Session {
     if (this.#running > 0 || this.#session === null) return;
     this.#api.call.ReleaseSession(this.#session);
     this.#session = null;
+    this.#released();
   }
 
   #wrap(name: string, tensor: Tensor | undefined): bigint {
