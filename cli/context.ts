@@ -21,6 +21,8 @@ export interface Sink {
 
 /** A model held ready on a device; disposing frees it. */
 export interface OpenModel extends Disposable {
+  /** Its identity. */
+  readonly model: { readonly hash: string };
   /** Runs a request, event by event. */
   generate(request: GenerateRequest, options?: { signal?: AbortSignal }): AsyncGenerator<GenerateEvent>;
 }

@@ -12,6 +12,7 @@ import {
   type PictureRequest,
   renderReport,
 } from "../src/evaluate/run.ts";
+import { storeQuality } from "../src/evaluate/stored.ts";
 import type { EvalPrompt } from "../src/evaluate/geneval.ts";
 import type { RgbImage } from "../src/png.ts";
 import type { Arguments, Command } from "./command.ts";
@@ -31,6 +32,7 @@ export const command: Command = {
     ...REQUEST_FLAGS.filter(({ name }) => SETTINGS.includes(name)),
     { ...METHODS_FLAG, help: "Arms; the first is what others are compared with. Default: all the model can run" },
     { name: "prompts", value: "N", help: "Prompts a task. Default: all" },
+    { name: "save", help: "Keep the result in the model's folder, where stagevar bench finds it" },
     { name: "seeds", value: "N", help: `Seeds a prompt, counted from 0. Default: ${DEFAULT_SEEDS}` },
     { name: "json", help: "Print one JSON object" },
   ],
@@ -63,6 +65,10 @@ async function run(context: Context, args: Arguments): Promise<void> {
     const studio = { model, settings, progress, signal: context.signal };
     const arms = plans.map(({ method }) => arm(method, studio));
     const report = await evaluate(arms, firstOfEachTask(evalPrompts(), perTask), seeds, progress, args.on("verbose"));
+    if (args.on("save")) {
+      const { folder } = await library.findModel(settings.model ?? "shapes");
+      await storeQuality(folder, model.model.hash, settings.dtype ?? "f32", report);
+    }
     progress.finish();
     context.stdout.write(args.on("json") ? jsonLine(report) : `${renderReport(report)}\n`);
   } finally {

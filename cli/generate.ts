@@ -149,7 +149,7 @@ async function runJob(model: OpenModel, job: Job, target: Target, run: Run): Pro
         await writeImage(event, target, run);
         break;
       case "done":
-        progress.done(event);
+        progress.done(event, args.on("verbose"));
         if (json) context.stdout.write(jsonLine(event));
         break;
     }

@@ -26,15 +26,16 @@ const COMMANDS: Readonly<Record<string, Entry>> = {
   show: { summary: "Print the sizes and types of a model's parts", load: () => import("./show.ts") },
   calibrate: { summary: "Measure the ranks that stagevar reduces a model to", load: () => import("./calibrate.ts") },
   eval: { summary: "Measure how well pictures follow prompts", load: () => import("./eval.ts") },
+  bench: { summary: "Measure time, arithmetic and memory, setting by setting", load: () => import("./bench.ts") },
   doctor: { summary: "Say what works on this machine and what is missing", load: () => import("./doctor.ts") },
   fake: { summary: "Write a model of a released size with random weights", load: () => import("./fake.ts") },
 };
 
 /** Words that later versions give a meaning; a script that draws one of them must say `generate`. */
-const RESERVED = ["analyze", "bench", "pull", "rm", "serve"];
+const RESERVED = ["analyze", "pull", "rm", "serve"];
 
 /** Commands that stand alone, so that a lone slip of one is no prompt. */
-const WITHOUT_OPERAND = ["doctor", "help", "ls"];
+const WITHOUT_OPERAND = ["bench", "doctor", "help", "ls"];
 
 /** The help of the whole: `short` is what a person sees who typed nothing. */
 function help(short: boolean): string {

@@ -85,7 +85,7 @@ export class Progress {
   }
 
   /** Times, memory and what the plan saved. */
-  done({ timings, peakMemory, tokenLayers, vanillaTokenLayers }: EventOf<"done">): void {
+  done({ timings, peakMemory, memory, tokenLayers, vanillaTokenLayers }: EventOf<"done">, verbose = false): void {
     const { load, text, transformer, decode, encode, total } = timings;
     this.line(
       `text ${duration(text)}  transformer ${duration(transformer)}  decode ${duration(decode)}  ` +
@@ -96,6 +96,11 @@ export class Progress {
       ? `${ratio}x fewer token-layers than vanilla`
       : "token-layers as vanilla";
     this.line(`peak memory ${byteCount(peakMemory)}  ${saved}`);
+    if (!verbose) return;
+    const peaks = Object.entries(memory).map(([phase, { anonymous, mapped }]) =>
+      `${phase} ${byteCount(anonymous)} + ${byteCount(mapped)} mapped`
+    );
+    this.line(`memory by phase: ${peaks.join(", ")}`);
   }
 
   /** Takes the bar away; call it whatever happened. */

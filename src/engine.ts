@@ -8,6 +8,7 @@
  */
 import project from "../deno.json" with { type: "json" };
 import { readTensor } from "./checkpoint/source.ts";
+import { Clock } from "./clock.ts";
 import { toUint8 } from "./core.ts";
 import { ModelError } from "./errors.ts";
 import type { ImageRecord } from "./metadata.ts";
@@ -20,10 +21,11 @@ import { DEFAULT_MODEL, findModel } from "./models/registry.ts";
 import { cacheCapacity, drawScales, NotANumberError, type Tap } from "./pipeline.ts";
 import type { Plan } from "./plan.ts";
 import { encodePng, type RgbImage } from "./png.ts";
-import type { DeviceName, DtypeName, GenerateEvent, GenerateRequest, Timings } from "./request.ts";
+import type { DeviceName, DtypeName, GenerateEvent, GenerateRequest } from "./request.ts";
 import { type DeviceChoice, openDevice } from "./runtime/device.ts";
 import { memoryUse } from "./runtime/memory.ts";
 import type { Residency } from "./runtime/runtime.ts";
+import { type Trace, tracedRuntime } from "./runtime/trace.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
 import { T5Encoder } from "./text/t5_encoder.ts";
 import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
@@ -46,6 +48,8 @@ export interface EngineOptions {
   dtype?: DtypeName;
   /** Leave all weights in their files, and give the transformer's memory back before decoding: smaller and slower. */
   lowMemory?: boolean;
+  /** Told how long phases, scales, and the loading and running of graphs took. */
+  trace?: Trace;
   /** Called while copies are made, with the number of weights done and their total. */
   progress?: (done: number, total: number) => void;
 }
@@ -80,6 +84,7 @@ export class Engine implements Disposable {
   readonly #dtype: DtypeName;
   readonly #quantised: QuantisedLookup | undefined;
   readonly #residency: Residency | undefined;
+  readonly #trace: Trace | undefined;
   readonly #loadMs: number;
   readonly #features = new Map<string, { tokens: number; truncated: boolean; features: Float32Array }>();
   #tokenizer: Promise<Tokenizer> | undefined;
@@ -89,12 +94,13 @@ export class Engine implements Disposable {
   private constructor(
     model: InfinityModel,
     device: DeviceChoice,
-    { dtype = "f32", lowMemory }: EngineOptions,
+    { dtype = "f32", lowMemory, trace }: EngineOptions,
     quantised: QuantisedLookup | undefined,
     loadMs: number,
   ) {
     this.model = model;
-    this.#device = device;
+    this.#device = trace ? { ...device, runtime: tracedRuntime(device.runtime, trace) } : device;
+    this.#trace = trace;
     this.#dtype = dtype;
     this.#quantised = quantised;
     this.#residency = lowMemory ? "mapped" : undefined;
@@ -135,7 +141,7 @@ export class Engine implements Disposable {
    * @throws {ModelError} when the model gives no numbers, naming the tensor at fault where there is one
    */
   async *generate(request: EngineRequest, options: GenerateOptions = {}): AsyncGenerator<GenerateEvent> {
-    const clock = new Clock();
+    const clock = new Clock(this.#trace);
     const { signal, tap } = options;
     const { model } = this;
     const seed = checkRequest(request);
@@ -168,12 +174,15 @@ export class Engine implements Disposable {
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const capacity = cacheCapacity({ steps: plan.steps, grids: plan.schedule.grids, chunks: model.dims.chunks });
     const run = transformer.begin(texts, capacity, plan.schedule.last1M);
+    const stop = clock.watch("transformer");
     let latents: readonly Float32Array[] = [];
     try {
       const loop = drawScales({ plan, dims: model.dims, transformer: run, seeds, signal, tap });
       for await (const scale of loop) {
         latents = scale.latents;
         clock.spent.transformer += scale.ms;
+        const name = `scale ${scale.index + 1}: ${scale.grid.h}x${scale.grid.w} ${scale.step.kind}`;
+        this.#trace?.({ name, kind: "scale", start: performance.now() - scale.ms, ms: scale.ms });
         const previews: RgbImage[] = [];
         if (request.preview && scale.step.kind !== "skip") {
           for (const each of latents) previews.push(await decode(each));
@@ -185,6 +194,7 @@ export class Engine implements Disposable {
     } catch (error) {
       throw error instanceof NotANumberError ? await this.#blame(error) : error;
     } finally {
+      stop();
       run[Symbol.dispose]();
       if (this.#residency === "mapped") this.#closeTransformer();
     }
@@ -200,6 +210,7 @@ export class Engine implements Disposable {
       type: "done",
       timings: clock.finish(this.#loadMs),
       peakMemory: memoryUse().peak,
+      memory: clock.memory,
       tokenLayers: plan.cost.tokenLayers,
       vanillaTokenLayers: plan.vanillaCost.tokenLayers,
     };
@@ -325,25 +336,6 @@ export class Engine implements Disposable {
       );
     }
     return error;
-  }
-}
-
-/** Milliseconds by phase. */
-class Clock {
-  readonly spent: Timings = { load: 0, text: 0, transformer: 0, decode: 0, encode: 0, total: 0 };
-  readonly #started = performance.now();
-
-  async time<T>(phase: keyof Timings, work: () => Promise<T>): Promise<T> {
-    const started = performance.now();
-    try {
-      return await work();
-    } finally {
-      this.spent[phase] += performance.now() - started;
-    }
-  }
-
-  finish(loadMs: number): Timings {
-    return { ...this.spent, load: this.spent.load + loadMs, total: performance.now() - this.#started + loadMs };
   }
 }
 

@@ -4,6 +4,7 @@
  * @module
  */
 import type { Plan, Stage, Step } from "./plan.ts";
+import type { MemoryPeak } from "./runtime/memory.ts";
 import type { Grid, PixelBudget } from "./schedule.ts";
 import type { RgbImage } from "./png.ts";
 import type { ImageRecord } from "./metadata.ts";
@@ -69,6 +70,9 @@ export interface ModelFacts {
   folder: string;
 }
 
+/** What a picture's time is spent on, in order. */
+export type Phase = "load" | "text" | "transformer" | "decode" | "encode";
+
 /** Milliseconds a phase took. */
 export interface Timings {
   /** Opening checkpoints and building graphs. */
@@ -102,4 +106,13 @@ export type GenerateEvent =
     previews?: RgbImage[];
   }
   | { type: "image"; index: number; seed: number; image: RgbImage; png: Uint8Array; record: ImageRecord }
-  | { type: "done"; timings: Timings; peakMemory: number; tokenLayers: number; vanillaTokenLayers: number };
+  | {
+    type: "done";
+    timings: Timings;
+    /** Bytes of the largest resident set so far, mapped weights included. */
+    peakMemory: number;
+    /** Peaks of every phase that ran. */
+    memory: Partial<Record<Phase, MemoryPeak>>;
+    tokenLayers: number;
+    vanillaTokenLayers: number;
+  };

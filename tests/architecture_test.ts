@@ -6,8 +6,8 @@ const ROOT = join(import.meta.dirname!, "..");
 const LAYERS: readonly [RegExp, number][] = [
   [/^(cli\/|stagevar\.ts$)/, 6],
   [/^mod\.ts$/, 5],
-  [/^src\/(evaluate\/|calibrate\.ts$)/, 4],
-  [/^src\/(engine|prepare)\.ts$/, 4],
+  [/^src\/(evaluate\/|benchmark\/|calibrate\.ts$)/, 4],
+  [/^src\/(engine|prepare|clock)\.ts$/, 4],
   [/^src\/models\//, 3],
   [/^src\/(pipeline|plan|cost|presets|step|schedule|request|metadata|output|png)\.ts$/, 2],
   [/^src\/(methods|text|runtime)\//, 2],

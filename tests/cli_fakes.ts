@@ -66,6 +66,7 @@ export class FakeContext implements Context {
       open: (settings): Promise<OpenModel> => {
         this.opened.push(settings);
         return Promise.resolve({
+          model: { hash: "0123456789" },
           generate: (request, options) => {
             this.requests.push(request);
             return (this.#world.generate ?? fakeGenerate)(request, options?.signal);
@@ -172,7 +173,14 @@ async function* fakeGenerate(request: GenerateRequest, signal?: AbortSignal): As
     yield { type: "image", index, seed: seed + index, image, png, record };
   }
   const timings = { load: 1, text: 2, transformer: 3000, decode: 4, encode: 5, total: 3015 };
-  yield { type: "done", timings, peakMemory: 123_000_000, tokenLayers: 100, vanillaTokenLayers: 250 };
+  yield {
+    type: "done",
+    timings,
+    peakMemory: 123_000_000,
+    memory: { text: { anonymous: 5e6, mapped: 9e6 } },
+    tokenLayers: 100,
+    vanillaTokenLayers: 250,
+  };
 }
 
 async function* fakeCalibrate({ prompts }: CalibrationRequest): AsyncGenerator<CalibrationEvent> {

@@ -80,11 +80,10 @@ Deno.test("groupNorm() puts pieces together as if they were one", () => {
     const squares = part.reduce((sum, value) => sum + (value - mean) ** 2, 0);
     return { count: part.length, mean: Float32Array.of(mean), squares: Float32Array.of(squares) };
   };
-  const one = groupNorm([piece(0, 60)], Float32Array.of(1), Float32Array.of(0), 1);
-  const three = groupNorm([piece(0, 7), piece(7, 8), piece(8, 60)], Float32Array.of(1), Float32Array.of(0), 1);
+  const one = groupNorm([piece(0, 60)], Float32Array.of(1), 1);
+  const three = groupNorm([piece(0, 7), piece(7, 8), piece(8, 60)], Float32Array.of(1), 1);
   const mean = values.reduce((sum, value) => sum + value, 0) / 60;
   const gain = 1 / Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / 60);
-  assert(Math.abs(one[0][0]! / gain - 1) < 1e-4);
-  assert(Math.abs(three[0][0]! / one[0][0]! - 1) < 1e-4);
-  assert(Math.abs(three[1][0]! / one[1][0]! - 1) < 1e-4);
+  assert(Math.abs(one[0][0]! - mean) < 1e-4 && Math.abs(one[1][0]! / gain - 1) < 1e-4);
+  assert(Math.abs(three[0][0]! - mean) < 1e-4 && Math.abs(three[1][0]! / gain - 1) < 1e-3);
 });

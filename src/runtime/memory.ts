@@ -44,3 +44,45 @@ export function memoryUse(): MemoryUse {
     mapped: field("RssFile") ?? 0,
   };
 }
+
+/** The largest amounts of memory seen at one time or another during a phase. */
+export interface MemoryPeak {
+  /** Bytes of anonymous pages. */
+  readonly anonymous: number;
+  /** Bytes of mapped file pages that were resident. */
+  readonly mapped: number;
+}
+
+/** Milliseconds between two looks; reading /proc takes 0.05. */
+const LOOK_EVERY = 25;
+
+/**
+ * Watches the memory of this process, until stopped, by looking at it now and then: runs go on in the background, so that
+ * timers fire.
+ *
+ * @returns stops watching and gives the peaks
+ * @example
+ * ```ts
+ * import { watchMemory } from "@stagevar/stagevar/runtime/memory.ts";
+ * import assert from "node:assert/strict";
+ * const stop = watchMemory();
+ * const held = new Uint8Array(64e6).fill(1);
+ * assert(stop().anonymous > held.length);
+ * ```
+ */
+export function watchMemory(): () => MemoryPeak {
+  const peak = { anonymous: 0, mapped: 0 };
+  const look = (): void => {
+    const { anonymous, mapped } = memoryUse();
+    peak.anonymous = Math.max(peak.anonymous, anonymous);
+    peak.mapped = Math.max(peak.mapped, mapped);
+  };
+  look();
+  const timer = setInterval(look, LOOK_EVERY);
+  Deno.unrefTimer(timer);
+  return () => {
+    clearInterval(timer);
+    look();
+    return peak;
+  };
+}

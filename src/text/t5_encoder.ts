@@ -115,6 +115,21 @@ async function readConfig(folder: string): Promise<{ maxDistance: number; epsilo
   return { maxDistance: number("relative_attention_max_distance", 128), epsilon: number("layer_norm_epsilon", 1e-6) };
 }
 
+/**
+ * Operations of the encoder on T tokens: its linear layers and attention; a multiplication and an addition are two.
+ *
+ * @example
+ * ```ts
+ * import { encoderFlops } from "@stagevar/stagevar/text/t5_encoder.ts";
+ * import assert from "node:assert/strict";
+ * const dims = { width: 4, inner: 8, ffn: 16, depth: 2, heads: 2, vocabulary: 9, buckets: 8, maxDistance: 16, epsilon: 1e-6 };
+ * assert.equal(encoderFlops(dims, 3), 2 * (3 * 2 * (4 * 4 * 8 + 3 * 4 * 16) + 4 * 3 * 3 * 8));
+ * ```
+ */
+export function encoderFlops({ width, inner, ffn, depth }: T5Dims, T: number): number {
+  return depth * (T * 2 * (4 * width * inner + 3 * width * ffn) + 4 * T * T * inner);
+}
+
 /** Token ids [T] and distance buckets [T, T] -> features [T, D]. */
 export function t5Graph({ dims, tensors }: T5Weights, rows: RowCount): Graph {
   const graph = new Graph("t5 encoder", rows);

@@ -71,7 +71,7 @@ export function decoderLayers({ codeDim, widths, blocks }: DecoderWeights): Deco
 /**
  * The graph of a layer on one strip.
  *
- * Inputs: `body` [1, C, h, W], `top`, `bottom`, `zeroTop`, `zeroBottom` [1, C, 0 or 1, W]; `gain` and `shift` [1, C, 1, 1]
+ * Inputs: `body` [1, C, h, W], `top`, `bottom`, `zeroTop`, `zeroBottom` [1, C, 0 or 1, W]; `centre` and `gain` [1, C, 1, 1]
  * where there is a norm; `x` [1, C', h, W] where there is a shortcut; `start` and `end` of the rows of `body` to take where
  * there is an upsampling. Outputs: `y`, its rows `first` and `last` [1, C, 1, W], and of every channel the `mean` and the
  * sum of `squares` of deviations from it, [C].
@@ -89,9 +89,11 @@ export async function layerGraph({ tensors }: DecoderWeights, layer: DecoderLaye
   }
   if (norm) {
     const perChannel = (input: string): Value => graph.input(input, "F32", [1, from, 1, 1]);
-    const [gain, shift] = [perChannel("gain"), perChannel("shift")];
+    const [centre, gain] = [perChannel("centre"), perChannel("gain")];
+    const bias = graph.reshape(graph.weight(tensors[`${norm}.norm.bias`]!), [1, from, 1, 1]);
+    // Centred first: trained maps lie hundreds of deviations from zero, and x gain - centre gain would lose those digits.
     parts = parts.map((part) => {
-      const y = graph.op("Add", [graph.op("Mul", [part, gain]), shift]);
+      const y = graph.op("Add", [graph.op("Mul", [graph.op("Sub", [part, centre]), gain]), bias]);
       return graph.op("QuickGelu", [y], { alpha: { float: 1 } }, MICROSOFT); // y * sigmoid(y) in one pass
     });
   }
@@ -108,8 +110,11 @@ export async function layerGraph({ tensors }: DecoderWeights, layer: DecoderLaye
     graph.op("Slice", [y, graph.ints([start]), graph.ints([end]), graph.ints([2])]);
   graph.output("first", row(0, 1), "F32", [1, to, 1, "W out"]);
   graph.output("last", row(-1, 2 ** 31), "F32", [1, to, 1, "W out"]);
-  const mean = graph.op("ReduceMean", [y, graph.ints([2, 3])], { keepdims: 1 });
-  const squares = graph.op("ReduceSumSquare", [graph.op("Sub", [y, mean]), graph.ints([2, 3])], { keepdims: 0 });
+  // Rows first and then over rows: one float32 sum over a whole strip would cost a digit.
+  const rowMeans = graph.op("ReduceMean", [y, graph.ints([3])], { keepdims: 1 });
+  const mean = graph.op("ReduceMean", [rowMeans, graph.ints([2])], { keepdims: 1 });
+  const rowSquares = graph.op("ReduceSumSquare", [graph.op("Sub", [y, mean]), graph.ints([3])], { keepdims: 0 });
+  const squares = graph.op("ReduceSum", [rowSquares, graph.ints([2])], { keepdims: 0 });
   graph.output("mean", graph.reshape(mean, [to]), "F32", [to]);
   graph.output("squares", graph.reshape(squares, [to]), "F32", [to]);
   return graph;

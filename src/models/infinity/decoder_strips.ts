@@ -84,7 +84,7 @@ export class StripDecoder implements Disposable {
   readonly #layers: readonly DecoderLayer[];
   readonly #rows: typeof stripRows;
   readonly #sessions = new Map<string, Promise<Session>>();
-  readonly #affine = new Map<string, Promise<readonly [Float32Array, Float32Array]>>();
+  readonly #normWeights = new Map<string, Promise<Float32Array>>();
 
   /** Takes other strips than {@linkcode stripRows} chooses, for tests. */
   constructor(weights: DecoderWeights, runtime: Runtime, rows: typeof stripRows = stripRows) {
@@ -139,7 +139,7 @@ export class StripDecoder implements Disposable {
     const { from, to, norm, upsample } = layer;
     const scale = upsample ? 2 : 1;
     const width = map.width * scale;
-    const [gain, shift] = norm ? await this.#normalise(norm, map) : [];
+    const [centre, gain] = norm ? await this.#normalise(norm, map) : [];
     const session = await this.#session(layer);
     const strips: Strip[] = [];
     const moments: Moments[] = [];
@@ -160,9 +160,9 @@ export class StripDecoder implements Disposable {
         zeroTop: inner || above ? none : zeros,
         zeroBottom: outer || below ? none : zeros,
       };
-      if (gain && shift) {
+      if (centre && gain) {
+        inputs.centre = floatTensor(centre, [1, from, 1, 1]);
         inputs.gain = floatTensor(gain, [1, from, 1, 1]);
-        inputs.shift = floatTensor(shift, [1, from, 1, 1]);
       }
       if (upsample) {
         inputs.start = intTensor([inner ? start - 1 : start], [1]);
@@ -198,16 +198,14 @@ export class StripDecoder implements Disposable {
     return { channels: to, width, strips, moments };
   }
 
-  /** Gain and shift of every channel that carry out a group norm of the map. */
+  /** Centre and gain of every channel that carry out a group norm of the map. */
   async #normalise(norm: string, map: StripMap): Promise<[Float32Array, Float32Array]> {
-    let affine = this.#affine.get(norm);
-    if (!affine) {
-      const { tensors } = this.#weights;
-      affine = Promise.all([readTensor(tensors[`${norm}.norm.weight`]!), readTensor(tensors[`${norm}.norm.bias`]!)]);
-      this.#affine.set(norm, affine);
+    let weight = this.#normWeights.get(norm);
+    if (!weight) {
+      weight = readTensor(this.#weights.tensors[`${norm}.norm.weight`]!);
+      this.#normWeights.set(norm, weight);
     }
-    const [weight, bias] = await affine;
-    return groupNorm(map.moments, weight, bias, this.#weights.groups);
+    return groupNorm(map.moments, await weight, this.#weights.groups);
   }
 
   #session(layer: DecoderLayer): Promise<Session> {
@@ -227,27 +225,26 @@ export class StripDecoder implements Disposable {
 }
 
 /**
- * Group norm as a gain and a shift of every channel: y = x gain + shift, from the moments of pieces of a map.
+ * Group norm as a centre and a gain of every channel, y = (x - centre) gain + bias, from the moments of pieces of a map.
  *
  * @example
  * ```ts
  * import { groupNorm } from "@stagevar/stagevar/models/infinity/decoder_strips.ts";
  * import assert from "node:assert/strict";
  * const piece = { count: 2, mean: Float32Array.of(1, 3), squares: Float32Array.of(2, 2) }; // 0 2 and 2 4: mean 2, variance 2
- * const [gain, shift] = groupNorm([piece], Float32Array.of(1, 1), Float32Array.of(0, 5), 1);
- * assert(Math.abs(gain[0]! - Math.SQRT1_2) < 1e-6 && Math.abs(shift[1]! - (5 - Math.SQRT2)) < 1e-5);
+ * const [centre, gain] = groupNorm([piece], Float32Array.of(1, 4), 1);
+ * assert(centre[1] === 2 && Math.abs(gain[1]! - 4 * Math.SQRT1_2) < 1e-5);
  * ```
  */
 export function groupNorm(
   pieces: readonly Moments[],
   weight: Float32Array,
-  bias: Float32Array,
   groups: number,
-): [Float32Array, Float32Array] {
+): [centre: Float32Array, gain: Float32Array] {
   const EPSILON = 1e-6;
   const channels = weight.length;
   const size = channels / groups;
-  const gain = new Float32Array(channels), shift = new Float32Array(channels);
+  const centre = new Float32Array(channels), gain = new Float32Array(channels);
   for (let group = 0; group < groups; group++) {
     let count = 0, mean = 0, squares = 0;
     for (const piece of pieces) {
@@ -261,11 +258,11 @@ export function groupNorm(
     }
     const deviation = Math.sqrt(squares / count + EPSILON);
     for (let c = group * size; c < (group + 1) * size; c++) {
+      centre[c] = mean;
       gain[c] = weight[c]! / deviation;
-      shift[c] = bias[c]! - mean * weight[c]! / deviation;
     }
   }
-  return [gain, shift];
+  return [centre, gain];
 }
 
 /** The strip that a row lies in, and the row that it begins with. */

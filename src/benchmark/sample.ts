@@ -1,0 +1,263 @@
+/**
+ * Measures one configuration in this process, which should be fresh: memory only ever grows.
+ *
+ * One engine draws a warm-up, then the pictures that count, each with a prompt of its own, since an engine remembers the
+ * text it has encoded; prompts and seeds are the same for all configurations.
+ *
+ * @module
+ */
+import { type Cost, scaleFlops } from "../cost.ts";
+import { Engine } from "../engine.ts";
+import type { GenerateEvent, GenerateRequest, Phase } from "../request.ts";
+import { openDevice } from "../runtime/device.ts";
+import { chromeTrace, type Span } from "../runtime/trace.ts";
+import type { Grid } from "../schedule.ts";
+import type { Stage, Step } from "../step.ts";
+import { encoderFlops } from "../text/t5_encoder.ts";
+import { gemmRate } from "./gemm.ts";
+
+/** What is drawn before the pictures that count: one of the same, one of the smallest size, or nothing. */
+export type WarmUp = "full" | "short" | "none";
+
+/** What to measure. */
+export interface SampleRequest {
+  /** Settings of the pictures but prompt and seed, the method named. */
+  readonly settings: Omit<GenerateRequest, "prompt" | "seed"> & { readonly method: string };
+  /** Prompt of every picture; by default each has its own. */
+  readonly prompt?: string;
+  /** Pictures (batches of them) that count. */
+  readonly runs: number;
+  /** What comes before. */
+  readonly warmUp: WarmUp;
+  /** Whether to trace the first picture that counts. */
+  readonly trace: boolean;
+}
+
+/** Repeated measurements of one thing. */
+export interface Measured {
+  /** Mean. */
+  readonly mean: number;
+  /** Standard deviation of a run around the mean (n - 1); 0 for one run. */
+  readonly sd: number;
+  /** Every run, in order. */
+  readonly runs: readonly number[];
+}
+
+/** Time, arithmetic and memory of a phase or of the whole. */
+export interface PhaseSample {
+  /** Milliseconds. */
+  readonly ms: Measured;
+  /** Operations that the definition counts (a multiplication and an addition are two); absent where none are counted. */
+  readonly flops?: number;
+  /** Peak of anonymous and of mapped memory, bytes; absent for the whole. */
+  readonly memory?: { readonly anonymous: number; readonly mapped: number };
+}
+
+/** One scale. */
+export interface ScaleSample {
+  /** Its grid. */
+  readonly grid: Grid;
+  /** Its stage. */
+  readonly stage: Stage;
+  /** What was done. */
+  readonly step: Step["kind"];
+  /** Tokens that went through the blocks, a row. */
+  readonly tokens: number;
+  /** Milliseconds. */
+  readonly ms: Measured;
+  /** Operations. */
+  readonly flops: number;
+}
+
+/** Phases of a picture whose figures are given, and the whole of it: from request to PNG, without the loading before. */
+export const PARTS: readonly (Phase | "whole")[] = ["load", "text", "transformer", "decode", "encode", "whole"];
+
+/** What was measured of one configuration. */
+export interface Sample {
+  /** Name of the model and first digits of its hash. */
+  readonly model: string;
+  /** First digits of the model's hash. */
+  readonly modelHash: string;
+  /** Where the graphs ran. */
+  readonly device: string;
+  /** Engine and its version. */
+  readonly runtime: string;
+  /** Pixels of a picture. */
+  readonly size: readonly [width: number, height: number];
+  /** Tokens of the prompt of the first picture that counts. */
+  readonly textTokens: number;
+  /** Milliseconds from the engine's opening to the end of the first picture, warm-up or not: graphs are built on the way. */
+  readonly firstPicture: number;
+  /** The phases, and `whole`. */
+  readonly parts: Readonly<Record<string, PhaseSample>>;
+  /** Every scale. */
+  readonly scales: readonly ScaleSample[];
+  /** Rows times tokens times blocks that ran. */
+  readonly tokenLayers: number;
+  /** Those of vanilla. */
+  readonly vanillaTokenLayers: number;
+  /** GFLOP/s of a large float32 product with the same threads: see {@linkcode gemmRate}. */
+  readonly gemmRate: number;
+  /** Chrome trace of the first picture that counts, where it was asked for. */
+  readonly trace?: string;
+}
+
+/**
+ * Mean and spread of repeated measurements.
+ *
+ * @example
+ * ```ts
+ * import { measured } from "@stagevar/stagevar/benchmark/sample.ts";
+ * import assert from "node:assert/strict";
+ * assert.deepEqual(measured([1, 2, 3]), { mean: 2, sd: 1, runs: [1, 2, 3] });
+ * ```
+ */
+export function measured(runs: readonly number[]): Measured {
+  const mean = runs.reduce((sum, run) => sum + run, 0) / runs.length;
+  const squares = runs.reduce((sum, run) => sum + (run - mean) ** 2, 0);
+  return { mean, sd: Math.sqrt(squares / Math.max(1, runs.length - 1)), runs };
+}
+
+const COLOURS = ["red", "blue", "green", "yellow", "orange", "purple", "white", "black"];
+
+/**
+ * The prompt of a run: another pair of colours each, until after 56 runs they come again.
+ *
+ * @example
+ * ```ts
+ * import { benchPrompt } from "@stagevar/stagevar/benchmark/sample.ts";
+ * import assert from "node:assert/strict";
+ * assert.equal(benchPrompt(0), "a red circle left of a blue square");
+ * ```
+ */
+export function benchPrompt(run: number): string {
+  const first = run % COLOURS.length;
+  const second = (first + 1 + Math.floor(run / COLOURS.length) % (COLOURS.length - 1)) % COLOURS.length;
+  return `a ${COLOURS[first]} circle left of a ${COLOURS[second]} square`;
+}
+
+type Event<T extends GenerateEvent["type"]> = Extract<GenerateEvent, { type: T }>;
+
+/** Events of one picture, without its pixels, and its time in milliseconds. */
+interface Picture {
+  readonly start: Event<"start">;
+  readonly text: Event<"text">;
+  readonly scales: readonly Event<"scale">[];
+  readonly size: readonly [number, number];
+  readonly done: Event<"done">;
+  readonly ms: number;
+}
+
+async function draw(events: AsyncIterable<GenerateEvent>): Promise<Picture> {
+  const asked = performance.now();
+  const scales: Event<"scale">[] = [];
+  let start, text, done, size: [number, number] = [0, 0];
+  for await (const event of events) {
+    if (event.type === "start") start = event;
+    if (event.type === "text") text = event;
+    if (event.type === "scale") scales.push(event);
+    if (event.type === "image") size = [event.image.width, event.image.height];
+    if (event.type === "done") done = event;
+  }
+  if (!start || !text || !done) throw new Error("A picture ended without its events");
+  return { start, text, scales, size, done, ms: performance.now() - asked };
+}
+
+/**
+ * Measures a configuration, and tells `progress` the number of every run before it starts (0 is the warm-up).
+ *
+ * @throws {StageVarError} one of its classes, when the configuration cannot be run
+ * @example
+ * ```ts
+ * import { takeSample } from "@stagevar/stagevar/benchmark/sample.ts";
+ * import assert from "node:assert/strict";
+ * const settings = { model: "shapes", method: "stagevar" };
+ * const { parts, size } = await takeSample({ settings, runs: 2, warmUp: "none", trace: false });
+ * assert(parts.transformer!.ms.runs.length === 2 && size[0] === 128);
+ * ```
+ */
+export async function takeSample(
+  { settings, prompt, runs, warmUp, trace }: SampleRequest,
+  progress: (run: number) => void = () => {},
+  signal?: AbortSignal,
+): Promise<Sample> {
+  const { model, device, threads, dtype, lowMemory, ...picture } = settings;
+  const spans: Span[] = [];
+  let tracing = false;
+  const opened = performance.now();
+  using engine = await Engine.open({
+    ...model && { model },
+    ...device && { device },
+    ...threads && { threads },
+    ...dtype && { dtype },
+    ...lowMemory && { lowMemory },
+    ...trace && { trace: (span: Span) => void (tracing && spans.push(span)) },
+  });
+  let firstPicture: number | undefined;
+  const one = async (run: number, change: Partial<GenerateRequest> = {}): Promise<Picture> => {
+    progress(run);
+    const request = { ...picture, ...change, prompt: prompt ?? benchPrompt(run), seed: run };
+    const drawn = await draw(engine.generate(request, { signal }));
+    firstPicture ??= performance.now() - opened;
+    return drawn;
+  };
+  if (warmUp === "full") await one(0);
+  if (warmUp === "short") await one(0, { pixels: "0.06M", batch: 1 });
+  const pictures: Picture[] = [];
+  for (let run = 1; run <= runs; run++) {
+    tracing = run === 1;
+    pictures.push(await one(run));
+  }
+  const over = (ms: (picture: Picture) => number): Measured => measured(pictures.map(ms));
+  const [first] = pictures as [Picture, ...Picture[]];
+  const batch = settings.batch ?? 1;
+  const { cost } = first.start.plan;
+  const rate = await rateOf(engine.device, threads);
+  return {
+    model: first.start.model.name,
+    modelHash: first.start.model.hash,
+    device: first.start.device,
+    runtime: rate.runtime,
+    size: first.size,
+    textTokens: first.text.tokens,
+    firstPicture: firstPicture!,
+    parts: Object.fromEntries(PARTS.map((part) => [part, {
+      ms: part === "whole" ? over(({ ms }) => ms) : over(({ done }) => done.timings[part]),
+      ...flopsOf(part, cost, batch, encoderFlops(engine.model.text.dims, first.text.tokens)),
+      ...part !== "whole" && { memory: peakOf(pictures, part) },
+    }])),
+    scales: first.scales.map(({ index, grid, stage, step, tokensRun }) => ({
+      grid,
+      stage,
+      step: step.kind,
+      tokens: tokensRun,
+      ms: over(({ scales }) => scales[index]!.ms),
+      flops: scaleFlops(cost.scales[index]!.flops) * batch,
+    })),
+    tokenLayers: first.done.tokenLayers,
+    vanillaTokenLayers: first.done.vanillaTokenLayers,
+    gemmRate: rate.gflops,
+    ...trace && { trace: chromeTrace(spans) },
+  };
+}
+
+/** Loading counts no arithmetic, and neither does the PNG; text keys and values are computed once for the whole batch. */
+function flopsOf(part: Phase | "whole", cost: Cost, batch: number, text: number): { flops?: number } {
+  const transformer = (cost.transformer - cost.textKeysValues) * batch + cost.textKeysValues;
+  const decode = (cost.decoder ?? 0) * batch;
+  const flops = { load: 0, encode: 0, text, transformer, decode, whole: text + transformer + decode }[part];
+  return flops > 0 ? { flops } : {};
+}
+
+function peakOf(pictures: readonly Picture[], part: Phase): { anonymous: number; mapped: number } {
+  const peaks = pictures.map(({ done }) => done.memory[part]);
+  return {
+    anonymous: Math.max(0, ...peaks.map((peak) => peak?.anonymous ?? 0)),
+    mapped: Math.max(0, ...peaks.map((peak) => peak?.mapped ?? 0)),
+  };
+}
+
+async function rateOf(device: string, threads?: number): Promise<{ gflops: number; runtime: string }> {
+  using runtime = (await openDevice(device as "cpu", threads)).runtime;
+  return { gflops: await gemmRate(runtime), runtime: runtime.version };
+}
