@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { type BenchReport, type BenchRow, describeMachine, NOT_TIMED, renderReport } from "../src/benchmark/report.ts";
 import type { Sample, SampleRequest, WarmUp } from "../src/benchmark/sample.ts";
 import project from "../deno.json" with { type: "json" };
-import { DeviceError, ModelError, StageVarError, UsageError } from "../src/errors.ts";
+import { DeviceError, ModelError, UsageError } from "../src/errors.ts";
 import { qualityOf } from "../src/evaluate/stored.ts";
 import type { Arguments, Command, Flag } from "./command.ts";
 import type { Context, Library } from "./context.ts";

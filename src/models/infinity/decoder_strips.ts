@@ -26,9 +26,12 @@ interface Strip {
 }
 
 /** What a strip's values are like, channel by channel. */
-interface Moments {
+export interface Moments {
+  /** Values of a channel. */
   readonly count: number;
+  /** Mean of each channel. */
   readonly mean: Float32Array;
+  /** Sum of the squares of deviations from it. */
   readonly squares: Float32Array;
 }
 
