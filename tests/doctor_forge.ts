@@ -43,6 +43,7 @@ export function fakeRuntime(device: string, factor = 2): Runtime {
   return {
     device,
     version: "fake 1.0",
+    attention: "fused",
     createSession: () =>
       Promise.resolve({
         run: (inputs, outputs) => {
@@ -101,6 +102,7 @@ export function machine(world: World): System {
         if (world.fails !== undefined) throw new DeviceError(world.fails);
         return fakeRuntime("cpu");
       }),
+      webgpu: () => Promise.reject(new DeviceError("No WebGPU device: no adapter")),
       portable: world.portable ?? (() => Promise.resolve(fakeRuntime("wasm"))),
     },
   };

@@ -316,7 +316,9 @@ async function stagevar(cwd: string, args: string[]): Promise<{ code: number; ou
 
 Deno.test("stagevar doctor exits 0 on a machine whose native library loads", async () => {
   const { code, out, err } = await stagevar(ROOT, ["doctor"]);
-  assert.deepEqual([code, err], [0, ""]);
+  // where there is a Vulkan driver, WebGPU's library warns on its own
+  const own = err.split("\n").filter((line) => line !== "" && !line.startsWith("Warning: "));
+  assert.deepEqual([code, own], [0, []]);
   assert.match(out, /^ {2}--device auto +cpu, onnxruntime [\d.]+ {2}ok$/m);
 });
 

@@ -2,7 +2,7 @@
  * Golden cases: runs the engine on stored bits, projections and indices, and measures how far every intermediate is from
  * the float64 reference.
  *
- *     deno task golden [DIR] [--dtype f32|u16|u8] [--mapped]      DIR holds models/ and cases/ (default: tests/golden)
+ *     deno task golden [DIR] [--dtype f32|u16|u8] [--mapped] [--device cpu|webgpu]      DIR holds models/ and cases/ (default: tests/golden)
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -16,7 +16,7 @@ import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { cacheCapacity, drawScales } from "../src/pipeline.ts";
 import type { Step } from "../src/plan.ts";
 import type { DtypeName } from "../src/request.ts";
-import { openNative } from "../src/runtime/native.ts";
+import { openNative, openWebGpu } from "../src/runtime/native.ts";
 import type { Runtime } from "../src/runtime/runtime.ts";
 import { RATIOS, schedule } from "../src/schedule.ts";
 import type { PixelBudget } from "../src/schedule.ts";
@@ -253,7 +253,11 @@ if (import.meta.main) {
   const { values, positionals: [folder = join(import.meta.dirname!, "golden")] } = parseArgs({
     args: Deno.args,
     allowPositionals: true,
-    options: { dtype: { type: "string", default: "f32" }, mapped: { type: "boolean" } },
+    options: {
+      dtype: { type: "string", default: "f32" },
+      mapped: { type: "boolean" },
+      device: { type: "string", default: "cpu" },
+    },
   });
   const { mapped = false } = values;
   const dtype = (Object.keys(FEATURE_TOLERANCE) as DtypeName[]).find((name) => name === values.dtype);
@@ -261,7 +265,7 @@ if (import.meta.main) {
     console.error(`No dtype "${values.dtype}": one of ${Object.keys(FEATURE_TOLERANCE).join(", ")} is wanted`);
     Deno.exit(2);
   }
-  using runtime = openNative();
+  using runtime = values.device === "webgpu" ? await openWebGpu() : openNative();
   const names = await caseNames(folder).catch(() => []);
   if (names.length === 0) {
     console.error(`No golden cases in "${folder}": give a folder with models/ and cases/`);

@@ -6,6 +6,7 @@ import type { TensorRef } from "../src/checkpoint/source.ts";
 import { Graph } from "../src/graph/graph.ts";
 import { openNative } from "../src/runtime/native.ts";
 import { floatTensor } from "../src/runtime/runtime.ts";
+import { attend, distance } from "./attention.ts";
 
 async function withWeights(work: (ref: TensorRef) => Promise<void>): Promise<void> {
   const folder = await Deno.makeTempDir();
@@ -67,7 +68,7 @@ Deno.test("Graph.linear() gives the same for few rows, with and without a bias",
     for (const added of [undefined, bias]) {
       const results = [];
       for (const rows of ["many", "few"] as const) {
-        const graph = new Graph("linear", rows);
+        const graph = new Graph("linear", { rows });
         graph.output("y", graph.linear(graph.input("x", "F32", ["M", 3]), ref, added), "F32", ["M", 2]);
         results.push(await run(graph, x, [2, 3], [2, 2]));
       }
@@ -75,6 +76,20 @@ Deno.test("Graph.linear() gives the same for few rows, with and without a bias",
       assert.deepEqual(results[1], results[0]);
     }
   });
+});
+
+Deno.test("Graph.attention() is the same in both forms, with and without a bias", async () => {
+  using runtime = openNative();
+  for (const biased of [false, true]) {
+    for (const queries of [1, 40]) {
+      const [fused, plain] = [
+        await attend(runtime, "fused", queries, biased),
+        await attend(runtime, "plain", queries, biased),
+      ];
+      assert(distance(plain, fused) < 1e-6, `${queries} queries: ${distance(plain, fused)}`);
+    }
+  }
+  assert(distance(await attend(runtime, "plain", 40), await attend(runtime, "plain", 40, true)) > 0.01);
 });
 
 Deno.test("Graph.output() may name a value that others read, an input, or one value twice", async () => {

@@ -100,6 +100,7 @@ Deno.test("openDevice() falls back to WebAssembly once and says so", async () =>
     native: () => {
       throw new DeviceError('Cannot load ONNX Runtime from "x.so": no such file');
     },
+    webgpu: () => Promise.reject(new DeviceError("No WebGPU device: no adapter")),
     portable: () => Promise.resolve(portable),
   };
   const { runtime, notices } = await openDevice("auto", undefined, broken);
@@ -107,10 +108,26 @@ Deno.test("openDevice() falls back to WebAssembly once and says so", async () =>
   assert.equal(notices.length, 1);
   assert.match(notices[0]!, /WebAssembly.*no such file/);
   await assert.rejects(openDevice("cpu", undefined, broken), DeviceError); // what was asked for by name is not replaced
+  await assert.rejects(openDevice("webgpu", undefined, broken), /no adapter/);
   await assert.rejects(
     openDevice("cuda", undefined, broken),
     (error) => error instanceof DeviceError && error.exitCode === 5,
   );
+});
+
+Deno.test("openDevice() takes WebGPU only when it is asked for, and says what it costs", async () => {
+  const opened: string[] = [];
+  const open = (device: string) => (): Runtime => (opened.push(device), { device } as Runtime);
+  const openers: DeviceOpeners = {
+    native: open("cpu"),
+    webgpu: (options) => (assert.deepEqual(options, { threads: 3 }), Promise.resolve(open("webgpu")())),
+    portable: () => Promise.resolve(open("wasm")()),
+  };
+  const { runtime, notices } = await openDevice("webgpu", 3, openers);
+  assert.equal(runtime.device, "webgpu");
+  assert.match(notices.join(), /between host and GPU/);
+  assert.equal((await openDevice("auto", undefined, openers)).runtime.device, "cpu");
+  assert.deepEqual(opened, ["webgpu", "cpu"]);
 });
 
 Deno.test("openNative() says what is missing when the library is not there", () => {

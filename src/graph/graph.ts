@@ -59,6 +59,17 @@ export const FEW_ROWS = 64;
 /** Rows that the linear layers of a graph see: at most {@linkcode FEW_ROWS}, with weights in their files, or any number. */
 export type RowCount = "few" | "many";
 
+/** Forms of a graph that compute the same. */
+export interface GraphForm {
+  /** Default `many`. */
+  readonly rows?: RowCount;
+  /**
+   * One operator (the default), whose flash kernel keeps no scores; or products and softmax one by one, for devices whose
+   * kernel is wrong: WebGPU's of onnxruntime 1.30 is off by a percent from 32 queries on a software adapter (bench/LOG.md).
+   */
+  readonly attention?: "fused" | "plain";
+}
+
 /** Domain of ONNX Runtime's own operators (MultiHeadAttention, FastGelu, RotaryEmbedding). */
 export const MICROSOFT = "com.microsoft";
 
@@ -108,13 +119,13 @@ export class Graph {
   readonly #casts = new Map<string, Value>();
   readonly #renamed = new Map<string, string>(); // a value's name -> the graph output it became
   readonly #planes = new Map<string, Planes>(); // a value's name -> its eight-bit planes
-  readonly #fewRows: boolean;
+  readonly #form: GraphForm;
   #count = 0;
 
   /** Starts an empty graph. */
-  constructor(name: string, rows: RowCount = "many") {
+  constructor(name: string, form: GraphForm = {}) {
     this.name = name;
-    this.#fewRows = rows === "few";
+    this.#form = form;
   }
 
   /** Declares an input; a string dimension is symbolic. */
@@ -178,7 +189,7 @@ export class Graph {
 
   /** y = x W^T + b for a checkpoint's [out, in] weight; x is [M, in]. */
   linear(x: Value, weight: TensorRef, bias?: TensorRef): Value {
-    if (this.#fewRows) {
+    if (this.#form.rows === "few") {
       const columns = this.op("Transpose", [x], { perm: [1, 0] });
       const product = this.op("MatMul", [this.weight(weight), columns]);
       const y = this.op("Transpose", [product], { perm: [1, 0] });
@@ -242,6 +253,32 @@ export class Graph {
     const scale = this.op("Div", [high.scale, this.floats([LOW_STEPS], [])]);
     const zero = this.#constant("U8", Uint8Array.of(128), []);
     return { bytes: this.op("QuantizeLinear", [rest, scale, zero]), scale, zero };
+  }
+
+  /**
+   * softmax(q K^T scale + bias) V over heads that lie side by side: q [1, L, C], keys and values [1, T, C] -> [1, L, C].
+   *
+   * @param scale defaults to 1/sqrt(head dim)
+   * @param bias [1, heads, L, T]
+   */
+  attention(
+    q: Value,
+    k: Value,
+    v: Value,
+    { heads, width, scale, bias }: { heads: number; width: number; scale?: number | undefined; bias?: Value },
+  ): Value {
+    if (this.#form.attention !== "plain") {
+      const attributes = { num_heads: heads, ...(scale === undefined ? {} : { scale: { float: scale } }) };
+      const inputs = bias ? [q, k, v, null, null, bias] : [q, k, v];
+      return this.op("MultiHeadAttention", inputs, attributes, MICROSOFT);
+    }
+    const split = (x: Value, perm: readonly number[]): Value =>
+      this.op("Transpose", [this.reshape(x, [0, -1, heads, width / heads])], { perm });
+    const scores = this.op("MatMul", [split(q, [0, 2, 1, 3]), split(k, [0, 2, 3, 1])]);
+    const scaled = this.op("Mul", [scores, this.floats([scale ?? 1 / Math.sqrt(width / heads)])]);
+    const weights = this.op("Softmax", [bias ? this.op("Add", [scaled, bias]) : scaled], { axis: -1 });
+    const mixed = this.op("MatMul", [weights, split(v, [0, 2, 1, 3])]); // [1, H, L, hd]
+    return this.reshape(this.op("Transpose", [mixed], { perm: [0, 2, 1, 3] }), [0, -1, width]);
   }
 
   /** Reshape with ONNX's conventions: 0 copies the input's dimension, -1 is inferred. */

@@ -5,7 +5,7 @@
  */
 import { DeviceError } from "../errors.ts";
 import type { DeviceName } from "../request.ts";
-import { openNative } from "./native.ts";
+import { openNative, openWebGpu } from "./native.ts";
 import type { Runtime } from "./runtime.ts";
 
 /** An open device, and what a person should be told about the choice. */
@@ -20,12 +20,17 @@ export interface DeviceChoice {
 export interface DeviceOpeners {
   /** The native CPU runtime; throws DeviceError where it cannot load. */
   native(options: { threads?: number }): Runtime;
+  /** The native library on a GPU; rejects with DeviceError where there is none. */
+  webgpu(options: { threads?: number }): Promise<Runtime>;
   /** The WebAssembly runtime. */
   portable(): Promise<Runtime>;
 }
 
+const WEBGPU_NOTICE = "WebGPU copies activations and caches between host and GPU at every block";
+
 const OPENERS: DeviceOpeners = {
   native: openNative,
+  webgpu: openWebGpu,
   portable: async () => await (await import("./web.ts")).openWeb(),
 };
 
@@ -61,8 +66,11 @@ export async function openDevice(
         const notice = `Running on WebAssembly, many times slower than native: ${error.message}`;
         return { runtime: await openers.portable(), notices: [notice] };
       }
-    case "cuda":
     case "webgpu":
-      throw new DeviceError(`Device "${device}" is not supported yet`, { hint: "Use --device auto, cpu or wasm" });
+      return { runtime: await openers.webgpu(options), notices: [WEBGPU_NOTICE] };
+    case "cuda":
+      throw new DeviceError(`Device "${device}" is not supported yet`, {
+        hint: "Use --device auto, cpu, webgpu or wasm",
+      });
   }
 }

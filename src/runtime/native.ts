@@ -1,5 +1,6 @@
 /**
- * ONNX Runtime on this machine's CPU, called in the background so that the event loop stays alive and a run can be stopped.
+ * ONNX Runtime's native library, called in the background so that the event loop stays alive and a run can be stopped: on
+ * this machine's CPU, or on a GPU through WebGPU.
  *
  * One environment holds one thread pool and one memory arena for all sessions: a model is some forty small sessions, and a
  * pool or an arena each would cost cores (specs/onnxruntime.md C) and gigabytes.
@@ -11,7 +12,7 @@ import { createRequire } from "node:module";
 import { basename, dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { DeviceError, ModelError } from "../errors.ts";
-import { externalRoot, type Graph } from "../graph/graph.ts";
+import { externalRoot, Graph } from "../graph/graph.ts";
 import { ELEMENT } from "../graph/onnx_proto.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
 import type { Residency, Runtime, Session, Tensor, Tensors } from "./runtime.ts";
@@ -104,7 +105,37 @@ export interface NativeOptions {
  * ```
  */
 export function openNative(options: NativeOptions = {}): Runtime {
-  return new NativeRuntime(new OrtApi(libraryPath()), options.threads ?? 0);
+  return new NativeRuntime(new OrtApi(libraryPath()), options.threads ?? 0, "cpu");
+}
+
+/**
+ * Opens the native runtime on the best GPU that WebGPU finds, and proves it with an addition: the library looks for an
+ * adapter only when it loads a graph. Tensors go in and come out of host memory at every run; weights stay on the GPU.
+ *
+ * @throws {DeviceError} when the library cannot be loaded, has no WebGPU, or finds no adapter
+ * @example
+ * ```ts ignore
+ * import { openWebGpu } from "@stagevar/stagevar/runtime/native.ts";
+ * using runtime = await openWebGpu();
+ * console.log(runtime.device); // webgpu
+ * ```
+ */
+export async function openWebGpu(options: NativeOptions = {}): Promise<Runtime> {
+  const runtime = new NativeRuntime(new OrtApi(libraryPath()), options.threads ?? 0, "webgpu");
+  const graph = new Graph("adapter");
+  const x = graph.input("x", "F32", ["n"]);
+  graph.output("y", graph.op("Add", [x, x]), "F32", ["n"]);
+  try {
+    using _session = await runtime.createSession(graph);
+    return runtime;
+  } catch (cause) {
+    runtime[Symbol.dispose]();
+    const { message } = cause as Error; // the library's own ends with what a person can use
+    throw new DeviceError(`No WebGPU device: ${/Failed to get .*/.exec(message)?.[0] ?? message}`, {
+      cause,
+      hint: 'Run "stagevar doctor" to see what is missing, or use --device cpu',
+    });
+  }
 }
 
 /**
@@ -129,7 +160,8 @@ export function loadFailure(graph: string, cause: Error): DeviceError | ModelErr
 }
 
 class NativeRuntime implements Runtime {
-  readonly device = "cpu";
+  readonly device: "cpu" | "webgpu";
+  readonly attention: "fused" | "plain";
   readonly version: string;
   readonly #api: OrtApi;
   readonly #env: Handle;
@@ -137,8 +169,10 @@ class NativeRuntime implements Runtime {
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
-  constructor(api: OrtApi, threads: number) {
+  constructor(api: OrtApi, threads: number, device: "cpu" | "webgpu") {
     this.#api = api;
+    this.device = device;
+    this.attention = device === "cpu" ? "fused" : "plain";
     this.version = `onnxruntime ${api.version}`;
     const { call } = api;
     const threading = api.create((out) => call.CreateThreadingOptions(out));
@@ -175,6 +209,10 @@ class NativeRuntime implements Runtime {
       this.#api.check(call.DisablePerSessionThreads(options));
       this.#api.check(call.DisableMemPattern(options)); // shapes change every scale
       config("session.use_env_allocators", "1");
+      if (this.device === "webgpu") {
+        const name = cString("WebGPU");
+        this.#api.check(call.SessionOptionsAppendExecutionProvider(options, name, null, null, 0n));
+      }
       const root = externalRoot(graph.files()[0] ?? "");
       config("session.model_external_initializers_file_folder_path", root);
       if (residency === "mapped") {

@@ -43,6 +43,7 @@ const INDEX = {
   CreateArenaCfg: 156,
   ReleaseArenaCfg: 157,
   AddRunConfigEntry: 165,
+  SessionOptionsAppendExecutionProvider: 216,
 } as const;
 
 /** An opaque pointer owned by the library. */
@@ -114,6 +115,7 @@ export function bindFunctions(table: Deno.UnsafePointerView) {
     SetSessionGraphOptimizationLevel: at("SetSessionGraphOptimizationLevel", [P, "i32"], P),
     DisablePerSessionThreads: at("DisablePerSessionThreads", [P], P),
     AddSessionConfigEntry: at("AddSessionConfigEntry", [P, B, B], P),
+    SessionOptionsAppendExecutionProvider: at("SessionOptionsAppendExecutionProvider", [P, B, P, P, "usize"], P),
     ReleaseSessionOptions: at("ReleaseSessionOptions", [P], "void"),
     CreateSessionFromArray: background("CreateSessionFromArray", [P, B, "usize", P, B], P),
     ReleaseSession: at("ReleaseSession", [P], "void"),

@@ -6,7 +6,7 @@
  *
  * @module
  */
-import type { Graph } from "../graph/graph.ts";
+import type { Graph, GraphForm } from "../graph/graph.ts";
 
 /** A dense tensor in host memory: `data` holds the product of `dims` elements, row-major. */
 export type Tensor =
@@ -53,6 +53,8 @@ export function residencyOf(elements: number): Residency {
 export interface Runtime extends Disposable {
   /** `cpu`, `cuda`, `webgpu` or `wasm`. */
   readonly device: string;
+  /** Form of attention that this device computes right: see {@linkcode GraphForm}. */
+  readonly attention: NonNullable<GraphForm["attention"]>;
   /** Human-readable engine and version, as `onnxruntime 1.30.0`. */
   readonly version: string;
   /** Loads a graph; its weights are packed unless said otherwise. Devices that cannot map files always pack. */

@@ -10,7 +10,7 @@ import { cpus } from "node:os";
 import { type RandomAccess, withFile } from "../checkpoint/random_access.ts";
 import { DeviceError } from "../errors.ts";
 import type { DeviceOpeners } from "./device.ts";
-import { libraryPath, openNative } from "./native.ts";
+import { libraryPath, openNative, openWebGpu } from "./native.ts";
 import { OrtApi } from "./ort_api.ts";
 import { openWeb } from "./web.ts";
 
@@ -94,7 +94,7 @@ export function thisSystem(): System {
       return { version: api.version, providers: api.providers() };
     },
     cudaVersion,
-    openers: { native: openNative, portable: openWeb },
+    openers: { native: openNative, webgpu: openWebGpu, portable: openWeb },
   };
 }
 

@@ -69,6 +69,7 @@ export function tracedRuntime(runtime: Runtime, trace: Trace): Runtime {
   return {
     device: runtime.device,
     version: runtime.version,
+    attention: runtime.attention,
     async createSession(graph, residency) {
       const session = await spanning(trace, graph.name, "load", () => runtime.createSession(graph, residency));
       return {

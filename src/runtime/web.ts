@@ -60,6 +60,7 @@ export async function openWeb(): Promise<Runtime> {
 
 class WebRuntime implements Runtime {
   readonly device = "wasm";
+  readonly attention = "fused";
   readonly version: string;
   readonly #ort: OrtWeb;
 

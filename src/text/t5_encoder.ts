@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { openCheckpoint } from "../checkpoint/open.ts";
 import { type Expected, matchTensors, type TensorRef } from "../checkpoint/source.ts";
 import { ModelError } from "../errors.ts";
-import { FEW_ROWS, Graph, MICROSOFT, type RowCount, type Value } from "../graph/graph.ts";
+import { FEW_ROWS, Graph, type GraphForm, MICROSOFT, type RowCount, type Value } from "../graph/graph.ts";
 import { floatTensor, intTensor, type Residency, residencyOf, type Runtime, type Session } from "../runtime/runtime.ts";
 
 /** Dimensions of a T5 encoder, from config.json and the tensors' shapes. */
@@ -131,8 +131,8 @@ export function encoderFlops({ width, inner, ffn, depth }: T5Dims, T: number): n
 }
 
 /** Token ids [T] and distance buckets [T, T] -> features [T, D]. */
-export function t5Graph({ dims, tensors }: T5Weights, rows: RowCount): Graph {
-  const graph = new Graph("t5 encoder", rows);
+export function t5Graph({ dims, tensors }: T5Weights, form: GraphForm): Graph {
+  const graph = new Graph("t5 encoder", form);
   const weight = (name: string): TensorRef => tensors[name]!;
   const norm = (x: Value, name: string): Value =>
     graph.op("SimplifiedLayerNormalization", [x, graph.weight(weight(name))], {
@@ -152,8 +152,8 @@ export function t5Graph({ dims, tensors }: T5Weights, rows: RowCount): Graph {
     const [q, k, v] = ["q", "k", "v"].map((part) =>
       graph.op("Unsqueeze", [graph.linear(n, weight(`${attention}SelfAttention.${part}.weight`)), graph.ints([0])])
     ) as [Value, Value, Value];
-    const scores = { num_heads: dims.heads, scale: { float: 1 } }; // T5 leaves scores unscaled
-    const attended = graph.op("MultiHeadAttention", [q, k, v, null, null, bias], scores, MICROSOFT);
+    const scale = 1; // T5 leaves scores unscaled
+    const attended = graph.attention(q, k, v, { heads: dims.heads, width: dims.inner, scale, bias });
     const merged = graph.reshape(attended, [-1, dims.inner]);
     x = graph.op("Add", [x, graph.linear(merged, weight(`${attention}SelfAttention.o.weight`))]);
     const m = norm(x, `${dense}layer_norm.weight`);
@@ -225,7 +225,8 @@ export class T5Encoder implements Disposable {
       });
     }
     const features = new Float32Array(T * width);
-    const session = await this.#session(this.#residency === "mapped" && T <= FEW_ROWS ? "few" : "many");
+    const few = this.#runtime.device === "cpu" && this.#residency === "mapped" && T <= FEW_ROWS;
+    const session = await this.#session(few ? "few" : "many");
     await session.run(
       { ids: intTensor(ids, [T]), buckets: intTensor(distanceBuckets(T, buckets, maxDistance), [T, T]) },
       { features: floatTensor(features, [T, width]) },
@@ -237,7 +238,10 @@ export class T5Encoder implements Disposable {
   async #session(rows: RowCount): Promise<Session> {
     let session = this.#sessions.get(rows);
     if (!session) {
-      session = await this.#runtime.createSession(t5Graph(this.#weights, rows), this.#residency);
+      session = await this.#runtime.createSession(
+        t5Graph(this.#weights, { rows, attention: this.#runtime.attention }),
+        this.#residency,
+      );
       this.#sessions.set(rows, session);
     }
     return session;

@@ -10,7 +10,7 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { Graph, MICROSOFT, type RowCount, type Value } from "../../graph/graph.ts";
+import { Graph, type GraphForm, MICROSOFT, type Value } from "../../graph/graph.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import { type BlockWeights, type InfinityDims, type InfinityWeights, outputRows } from "./weights.ts";
 
@@ -27,9 +27,9 @@ export interface FoldedWeights {
 }
 
 /** What a prompt comes down to, per text segment (§2.4-2.8): everything the scales read of it, computed once. */
-export function textGraph({ dims, outer, blocks }: InfinityWeights, tokens: RowCount): Graph {
+export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphForm): Graph {
   const { width: C, textDim } = dims;
-  const graph = new Graph("text", tokens);
+  const graph = new Graph("text", form);
   const pool = "text_proj_for_sos.ca.";
   const features = graph.input("features", "F32", ["T", textDim]);
   const normed = graph.op(
@@ -41,7 +41,10 @@ export function textGraph({ dims, outer, blocks }: InfinityWeights, tokens: RowC
   // the pooled prompt: start token and adaLN condition (§2.5, §2.7)
   const [poolKey, poolValue] = keyValue(graph, normed, outer[`${pool}mat_kv.weight`]!, outer[`${pool}v_bias`]!, C);
   const query = graph.reshape(graph.weight(outer[`${pool}mat_q`]!), [1, 1, C]);
-  const pooled = attend(graph, query, unsqueeze(graph, poolKey), unsqueeze(graph, poolValue), dims.poolHeads);
+  const pooled = graph.attention(query, unsqueeze(graph, poolKey), unsqueeze(graph, poolValue), {
+    heads: dims.poolHeads,
+    width: C,
+  });
   const cond = graph.linear(
     graph.reshape(pooled, [1, C]),
     outer[`${pool}proj.weight`]!,
@@ -112,12 +115,12 @@ export function linkGraph(
   leave: number | undefined,
   enter: number | undefined,
   rows: number,
-  tokens: RowCount,
+  form: GraphForm,
   quantised: QuantisedLookup = () => undefined,
 ): Graph {
   const { width: C, heads } = dims;
   const blockNames = [leave, enter].filter((layer) => layer !== undefined).join("-");
-  const graph = new Graph(`block ${blockNames}, ${rows} rows`, tokens);
+  const graph = new Graph(`block ${blockNames}, ${rows} rows`, form);
   let x = graph.input("x", "F32", [rows, "L", C]);
   const ada = graph.input("ada", "F32", [rows, 6 * C]);
   if (leave !== undefined) {
@@ -231,22 +234,14 @@ function attendRowwise(
 ): Value {
   const queries = rows === 1 ? [q] : graph.split(q, rows, 0);
   const attended = queries.map((query, r) =>
-    attend(
-      graph,
+    graph.attention(
       query,
       graph.input(`${keys}.${r}`, "F32", [1, `${length}${r}${keys}`, C]),
       graph.input(`${values}.${r}`, "F32", [1, `${length}${r}${keys}`, C]),
-      heads,
-      scale,
+      { heads, width: C, scale },
     )
   );
   return rows === 1 ? attended[0]! : graph.op("Concat", attended, { axis: 0 });
-}
-
-/** softmax(q K^T scale) V over heads laid side by side; the scale defaults to 1/sqrt(head dim). */
-function attend(graph: Graph, q: Value, k: Value, v: Value, heads: number, scale?: number): Value {
-  const attributes = { num_heads: heads, ...(scale === undefined ? {} : { scale: { float: scale } }) };
-  return graph.op("MultiHeadAttention", [q, k, v], attributes, MICROSOFT);
 }
 
 function outputRowwise(graph: Graph, name: string, value: Value, rows: number, C: number): void {

@@ -19,7 +19,7 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
-import { FEW_ROWS, type Graph, type RowCount } from "../../graph/graph.ts";
+import { FEW_ROWS, type Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
 import { embedGraph, type FoldedWeights, headGraph, linkGraph, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import type { InfinityWeights } from "./weights.ts";
@@ -109,7 +109,7 @@ export class InfinityTransformer implements Disposable {
     const { textDim, width: C, depth } = this.weights.dims;
     const tokens = features.length / textDim;
     const count = this.#rowCount(tokens);
-    const session = await this.#session(`text ${count}`, () => textGraph(this.weights, count));
+    const session = await this.#session(`text ${count}`, () => textGraph(this.weights, this.#form(count)));
     const outputs: Record<string, Tensor> = {};
     const take = (name: string, rows: number, columns: number): Float32Array => {
       const data = new Float32Array(rows * columns);
@@ -159,13 +159,17 @@ export class InfinityTransformer implements Disposable {
     const residency = this.#quantised && rows !== this.#packedRows ? "mapped" : this.#blockResidency;
     return this.#session(
       `link ${leave} ${enter} ${rows} ${count}`,
-      () => linkGraph(this.weights, this.#folded, leave, enter, rows, count, this.#quantised),
+      () => linkGraph(this.weights, this.#folded, leave, enter, rows, this.#form(count), this.#quantised),
       residency,
     );
   }
 
+  #form(rows: RowCount): GraphForm {
+    return { rows, attention: this.#runtime.attention };
+  }
+
   #rowCount(rows: number): RowCount {
-    return this.#residency === "mapped" && rows <= FEW_ROWS ? "few" : "many";
+    return this.#runtime.device === "cpu" && this.#residency === "mapped" && rows <= FEW_ROWS ? "few" : "many";
   }
 
   /** The word-embedding session. */
