@@ -55,7 +55,11 @@ async function unpack(program: Uint8Array, folder: string): Promise<string[]> {
 Deno.test("packingList() holds one library and what the model is drawn with", async () => {
   for (const target of TARGETS) {
     const list = await packingList(ROOT, target);
-    const [library, ...model] = list;
+    const [library, ...others] = list;
+    const compilers = others.filter((path) => path.endsWith(".dll"));
+    const names = compilers.map((path) => path.slice(path.lastIndexOf("/") + 1));
+    assert.deepEqual(names, target.os === "windows" ? ["dxcompiler.dll", "dxil.dll"] : []); // WebGPU on Direct3D 12
+    const model = others.filter((path) => !compilers.includes(path));
     assert.match(library!, /^node_modules\/onnxruntime-node\/bin\/.*\/(lib)?onnxruntime[^/]*\.(so\.1|1\.dylib|dll)$/);
     assert(model.includes("models/shapes/text/tokenizer.json"));
     assert(model.every((path) => /^models\/shapes\/.*\.(json|safetensors)$/.test(path)), model.join("\n"));

@@ -59,8 +59,8 @@ export function findTarget(triple: string = Deno.build.target): Target {
 /**
  * Files that the program opens by path, relative to the project, with `/`: the target's native library and the model.
  *
- * The library alone is enough: it is called by its C interface, and on Windows it looks for its DirectML neighbours only
- * when a session asks for that device.
+ * The library alone is enough where it holds Dawn and calls the system's Vulkan or Metal: it is called by its C interface.
+ * On Windows Dawn loads the shader compiler of Direct3D 12 from beside it; DirectML is never asked for.
  *
  * @throws {DeviceError} when the package with the library is not installed
  */
@@ -70,7 +70,9 @@ export async function packingList(root: string, target: Target): Promise<string[
   if (!found?.isFile) {
     throw new DeviceError(`No file "${library}" to embed`, { hint: "Run deno install in the project's folder" });
   }
-  return [library, ...(await files(root, MODEL)).filter((path) => !UNUSED.test(path))];
+  const compilers = target.os === "windows" ? ["dxcompiler.dll", "dxil.dll"] : [];
+  const neighbours = compilers.map((name) => `${library.slice(0, library.lastIndexOf("/"))}/${name}`);
+  return [library, ...neighbours, ...(await files(root, MODEL)).filter((path) => !UNUSED.test(path))];
 }
 
 async function files(root: string, folder: string): Promise<string[]> {
