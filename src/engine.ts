@@ -13,6 +13,7 @@ import { toUint8 } from "./core.ts";
 import { ModelError } from "./errors.ts";
 import type { ImageRecord } from "./metadata.ts";
 import { pngText } from "./metadata.ts";
+import { beginRun } from "./models/infinity/device_run.ts";
 import { Decoder } from "./models/infinity/decoder.ts";
 import { type InfinityModel, openInfinity } from "./models/infinity/model.ts";
 import { openQuantised, type QuantisedLookup } from "./models/infinity/quantised.ts";
@@ -173,7 +174,7 @@ export class Engine implements Disposable {
       clock.time("decode", () => this.#decode(latent, grid.h * cell, grid.w * cell, signal));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const capacity = cacheCapacity({ steps: plan.steps, grids: plan.schedule.grids, chunks: model.dims.chunks });
-    const run = transformer.begin(texts, capacity, plan.schedule.last1M);
+    const run = beginRun(transformer, texts, capacity, plan.schedule.last1M);
     const stop = clock.watch("transformer");
     let latents: readonly Float32Array[] = [];
     try {

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { Engine, generate, planFor } from "../src/engine.ts";
 import { DeviceError, IntegrityError, ModelError, StageVarError, UsageError } from "../src/errors.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
+import { InfinityRun } from "../src/models/infinity/run.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { openNative } from "../src/runtime/native.ts";
 import type { GenerateEvent } from "../src/request.ts";
@@ -103,7 +104,7 @@ Deno.test("a cache larger than the memory there is is refused before it is touch
   using transformer = await InfinityTransformer.open(model.transformer, runtime);
   const text = await transformer.encodeText(new Float32Array(model.transformer.dims.textDim));
   const capacity = new Array(model.dims.chunks).fill(1e9);
-  assert.throws(() => transformer.begin([text], capacity, { h: 64, w: 64 }), (error) => {
+  assert.throws(() => new InfinityRun(transformer, [text], capacity, { h: 64, w: 64 }), (error) => {
     assert(error instanceof DeviceError);
     assert.match(
       error.message,

@@ -9,6 +9,7 @@ import { parseArgs } from "node:util";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
 import { readBytes, readIntegers, readTensor, type TensorSource } from "../src/checkpoint/source.ts";
 import { toUint8 } from "../src/core.ts";
+import { beginRun } from "../src/models/infinity/device_run.ts";
 import { Decoder } from "../src/models/infinity/decoder.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { openQuantised } from "../src/models/infinity/quantised.ts";
@@ -119,7 +120,8 @@ export async function runCase(
   if (JSON.stringify(grids.map(({ h, w }) => [h, w])) !== JSON.stringify(request.grids)) {
     throw new Error(`Case "${name}" wants grids ${request.grids.join(" ")}: the schedule has others`);
   }
-  const run = transformer.begin(
+  const run = beginRun(
+    transformer,
     [cond, nul],
     cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks }),
     plan.schedule.last1M,

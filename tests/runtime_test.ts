@@ -125,7 +125,7 @@ Deno.test("openDevice() takes WebGPU only when it is asked for, and says what it
   };
   const { runtime, notices } = await openDevice("webgpu", 3, openers);
   assert.equal(runtime.device, "webgpu");
-  assert.match(notices.join(), /between host and GPU/);
+  assert.match(notices.join(), /cross the bus/);
   assert.equal((await openDevice("auto", undefined, openers)).runtime.device, "cpu");
   assert.deepEqual(opened, ["webgpu", "cpu"]);
 });

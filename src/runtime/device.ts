@@ -26,7 +26,7 @@ export interface DeviceOpeners {
   portable(): Promise<Runtime>;
 }
 
-const WEBGPU_NOTICE = "WebGPU copies activations and caches between host and GPU at every block";
+const WEBGPU_NOTICE = "WebGPU keeps keys and values on the GPU; hidden states cross the bus at every chunk of blocks";
 
 const OPENERS: DeviceOpeners = {
   native: openNative,

@@ -15,7 +15,7 @@ import { DeviceError, ModelError } from "../errors.ts";
 import { externalRoot, Graph } from "../graph/graph.ts";
 import { ELEMENT } from "../graph/onnx_proto.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
-import type { Residency, Runtime, Session, Tensor, Tensors } from "./runtime.ts";
+import type { DeviceSession, DeviceTensor, Residency, Runtime, Tensor, Tensors } from "./runtime.ts";
 
 /** Without these two passes an f16 or bf16 weight stays mapped and is widened as it is used (specs/onnxruntime.md A). */
 const FOLDING = "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer";
@@ -110,7 +110,7 @@ export function openNative(options: NativeOptions = {}): Runtime {
 
 /**
  * Opens the native runtime on the best GPU that WebGPU finds, and proves it with an addition: the library looks for an
- * adapter only when it loads a graph. Tensors go in and come out of host memory at every run; weights stay on the GPU.
+ * adapter only when it loads a graph. Weights stay on the GPU, and so do the tensors that a run is told to keep there.
  *
  * @throws {DeviceError} when the library cannot be loaded, has no WebGPU, or finds no adapter
  * @example
@@ -166,6 +166,9 @@ class NativeRuntime implements Runtime {
   readonly #api: OrtApi;
   readonly #env: Handle;
   readonly #memory: Handle;
+  readonly #deviceMemory: Handle | undefined;
+  /** See {@linkcode Runtime}; the CPU has no memory of its own. */
+  readonly createDeviceSession: ((graph: Graph) => Promise<DeviceSession>) | undefined;
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
@@ -186,13 +189,16 @@ class NativeRuntime implements Runtime {
     const arena = api.create((out) => call.CreateArenaCfg(0n, SAME_AS_REQUESTED, -1, -1, out));
     api.check(call.CreateAndRegisterAllocator(this.#env, this.#memory, arena));
     call.ReleaseArenaCfg(arena);
+    if (device === "cpu") return;
+    this.#deviceMemory = api.create((out) => call.CreateMemoryInfo(cString("WebGPU_Buf"), 0, 0, DEFAULT, out));
+    this.createDeviceSession = (graph) => this.createSession(graph);
   }
 
-  async createSession(graph: Graph, residency: Residency = "packed"): Promise<Session> {
+  async createSession(graph: Graph, residency: Residency = "packed"): Promise<NativeSession> {
     this.#open++;
     try {
       const session = await this.#load(graph, residency);
-      return new NativeSession(this.#api, this.#memory, session, graph, () => this.#close());
+      return new NativeSession(this.#api, [this.#memory, this.#deviceMemory], session, graph, () => this.#close());
     } catch (error) {
       this.#close();
       throw error;
@@ -242,13 +248,15 @@ class NativeRuntime implements Runtime {
     this.#open--;
     if (!this.#disposed || this.#open > 0) return;
     this.#api.call.ReleaseMemoryInfo(this.#memory);
+    if (this.#deviceMemory) this.#api.call.ReleaseMemoryInfo(this.#deviceMemory);
     this.#api.call.ReleaseEnv(this.#env);
   }
 }
 
-class NativeSession implements Session {
+class NativeSession implements DeviceSession {
   readonly #api: OrtApi;
   readonly #memory: Handle;
+  readonly #deviceMemory: Handle | undefined;
   #session: Handle;
   readonly #graph: string;
   readonly #inputs: NameTable;
@@ -257,9 +265,16 @@ class NativeSession implements Session {
   #running = 0;
   #disposed = false;
 
-  constructor(api: OrtApi, memory: Handle, session: Handle, graph: Graph, released: () => void) {
+  constructor(
+    api: OrtApi,
+    [memory, deviceMemory]: readonly [Handle, Handle | undefined],
+    session: Handle,
+    graph: Graph,
+    released: () => void,
+  ) {
     this.#api = api;
     this.#memory = memory;
+    this.#deviceMemory = deviceMemory;
     this.#session = session;
     this.#released = released;
     this.#graph = graph.name;
@@ -294,13 +309,7 @@ class NativeSession implements Session {
       );
     } catch (cause) {
       signal?.throwIfAborted();
-      if (!(cause instanceof OrtError)) throw cause;
-      throw new DeviceError(`Cannot run graph "${this.#graph}": ${cause.message}`, {
-        cause,
-        hint: OUT_OF_MEMORY.test(cause.message)
-          ? "Not enough memory: take a smaller size or batch, --method stagevar or --low-memory"
-          : "This is a fault of the program or the model: please report it",
-      });
+      throw this.#runFailure(cause);
     } finally {
       signal?.removeEventListener("abort", stop);
       for (const value of [...values, ...results]) if (value) call.ReleaseValue(Deno.UnsafePointer.create(value));
@@ -308,6 +317,81 @@ class NativeSession implements Session {
       this.#running--;
       if (this.#disposed) this.#release();
     }
+  }
+
+  async runKeeping(
+    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    outputs: Tensors,
+    kept: Readonly<Record<string, readonly number[]>>,
+    signal?: AbortSignal,
+  ): Promise<Record<string, DeviceTensor>> {
+    signal?.throwIfAborted();
+    const { call } = this.#api;
+    const host: bigint[] = []; // values over host memory, released after the run; those of the device are their owners'
+    const options = this.#api.create((out) => call.CreateRunOptions(out));
+    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(options));
+    const binding = this.#api.create((out) => call.CreateIoBinding(this.#session, out));
+    const wrap = (name: string, tensor: Tensor | undefined): Handle => {
+      const value = this.#wrap(name, tensor);
+      host.push(value);
+      return Deno.UnsafePointer.create(value);
+    };
+    this.#running++;
+    try {
+      for (const name of this.#inputs.names) {
+        const tensor = inputs[name];
+        const value = tensor instanceof NativeTensor ? tensor.value : wrap(name, tensor as Tensor | undefined);
+        this.#api.check(call.BindInput(binding, cString(name), value));
+      }
+      for (const name of this.#outputs.names) {
+        this.#api.check(
+          kept[name]
+            ? call.BindOutputToDevice(binding, cString(name), this.#deviceMemory!)
+            : call.BindOutput(binding, cString(name), wrap(name, outputs[name])),
+        );
+      }
+      signal?.addEventListener("abort", stop);
+      this.#api.check(await call.RunWithBinding(this.#session, options, binding));
+      return this.#boundOutputs(binding, kept);
+    } catch (cause) {
+      signal?.throwIfAborted();
+      throw this.#runFailure(cause);
+    } finally {
+      signal?.removeEventListener("abort", stop);
+      call.ReleaseIoBinding(binding);
+      for (const value of host) call.ReleaseValue(Deno.UnsafePointer.create(value));
+      call.ReleaseRunOptions(options);
+      this.#running--;
+      if (this.#disposed) this.#release();
+    }
+  }
+
+  /** The outputs of a run that stay on the device; all of them come back in the order they were bound. */
+  #boundOutputs(binding: Handle, kept: Readonly<Record<string, readonly number[]>>): Record<string, DeviceTensor> {
+    const { call } = this.#api;
+    const allocator = this.#api.create((out) => call.GetAllocatorWithDefaultOptions(out)); // the library's own
+    const values = pinned(new BigUint64Array(1)), count = pinned(new BigUint64Array(1));
+    this.#api.check(call.GetBoundOutputValues(binding, allocator, values, count));
+    const list = Deno.UnsafePointer.create(values[0]!);
+    const view = new Deno.UnsafePointerView(list!);
+    const tensors: Record<string, DeviceTensor> = {};
+    this.#outputs.names.forEach((name, i) => {
+      const value = view.getPointer(i * 8);
+      if (kept[name]) tensors[name] = new NativeTensor(this.#api, value, kept[name]);
+      else call.ReleaseValue(value);
+    });
+    this.#api.check(call.AllocatorFree(allocator, list));
+    return tensors;
+  }
+
+  #runFailure(cause: unknown): unknown {
+    if (!(cause instanceof OrtError)) return cause;
+    return new DeviceError(`Cannot run graph "${this.#graph}": ${cause.message}`, {
+      cause,
+      hint: OUT_OF_MEMORY.test(cause.message)
+        ? "Not enough memory: take a smaller size or batch, --method stagevar or --low-memory"
+        : "This is a fault of the program or the model: please report it",
+    });
   }
 
   [Symbol.dispose](): void {
@@ -338,6 +422,28 @@ class NativeSession implements Session {
       out,
     ));
     return out[0]!;
+  }
+}
+
+/** A value that the library keeps on the device. */
+class NativeTensor implements DeviceTensor {
+  readonly #api: OrtApi;
+  #value: Handle;
+
+  constructor(api: OrtApi, value: Handle, readonly dims: readonly number[]) {
+    this.#api = api;
+    this.#value = value;
+  }
+
+  /** The library's handle. */
+  get value(): Handle {
+    if (this.#value === null) throw new TypeError("Cannot run on a device tensor that was disposed");
+    return this.#value;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#value !== null) this.#api.call.ReleaseValue(this.#value);
+    this.#value = null;
   }
 }
 

@@ -16,6 +16,26 @@ export type Tensor =
 /** Tensors by input or output name. */
 export type Tensors = Readonly<Record<string, Tensor>>;
 
+/** A float32 tensor in a device's own memory, until it is disposed. */
+export interface DeviceTensor extends Disposable {
+  /** Extent of each axis. */
+  readonly dims: readonly number[];
+}
+
+/** A graph that is loaded on a device with memory of its own. */
+export interface DeviceSession extends Session {
+  /**
+   * Runs the graph on tensors of either memory: `outputs` are written to the host, and those of `kept` stay on the device,
+   * as tensors that are the caller's to dispose.
+   */
+  runKeeping(
+    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    outputs: Tensors,
+    kept: Readonly<Record<string, readonly number[]>>,
+    signal?: AbortSignal,
+  ): Promise<Record<string, DeviceTensor>>;
+}
+
 /** A graph that is loaded and can run. */
 export interface Session extends Disposable {
   /**
@@ -59,6 +79,8 @@ export interface Runtime extends Disposable {
   readonly version: string;
   /** Loads a graph; its weights are packed unless said otherwise. Devices that cannot map files always pack. */
   createSession(graph: Graph, residency?: Residency): Promise<Session>;
+  /** Loads a graph whose tensors can stay on the device; absent where the device works in host memory. */
+  readonly createDeviceSession?: ((graph: Graph) => Promise<DeviceSession>) | undefined;
 }
 
 /**

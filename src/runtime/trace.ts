@@ -3,7 +3,8 @@
  *
  * @module
  */
-import type { Runtime } from "./runtime.ts";
+import type { Graph } from "../graph/graph.ts";
+import type { DeviceSession, Runtime } from "./runtime.ts";
 
 /** Something that took time. */
 export interface Span {
@@ -66,7 +67,18 @@ export async function spanning<T>(
  * ```
  */
 export function tracedRuntime(runtime: Runtime, trace: Trace): Runtime {
+  const load = runtime.createDeviceSession;
   return {
+    ...load && {
+      async createDeviceSession(graph: Graph): Promise<DeviceSession> {
+        const session = await spanning(trace, graph.name, "load", () => load(graph));
+        return {
+          run: (...args) => spanning(trace, graph.name, "run", () => session.run(...args)),
+          runKeeping: (...args) => spanning(trace, graph.name, "run", () => session.runKeeping(...args)),
+          [Symbol.dispose]: () => session[Symbol.dispose](),
+        };
+      },
+    },
     device: runtime.device,
     version: runtime.version,
     attention: runtime.attention,

@@ -10,21 +10,20 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { Graph, type GraphForm, MICROSOFT, type Value } from "../../graph/graph.ts";
+import { Graph, type GraphForm, type Value } from "../../graph/graph.ts";
+import {
+  attentionCaches,
+  enterBlock,
+  type FoldedWeights,
+  gelu,
+  LAYER_NORM,
+  leaveBlock,
+  modulate,
+  outputRowwise,
+  ropeInputs,
+} from "./block.ts";
 import type { QuantisedLookup } from "./quantised.ts";
-import { type BlockWeights, type InfinityDims, type InfinityWeights, outputRows } from "./weights.ts";
-
-const LAYER_NORM = { axis: -1, epsilon: { float: 1e-6 } };
-
-/** Small tensors that are folded into the graphs, read beforehand. */
-export interface FoldedWeights {
-  /** exp(min(scale_mul, ln 100)) of every block, [D][H]: the temperature of cosine attention (§3.3). */
-  readonly temperatures: readonly Float32Array[];
-  /** Row of class 1 minus row of class 0 of the head, [d_tok, C]: only the difference matters (§4.3). */
-  readonly headWeight: Float32Array;
-  /** The same difference of its bias, [d_tok]. */
-  readonly headBias: Float32Array;
-}
+import { type InfinityWeights, outputRows } from "./weights.ts";
 
 /** What a prompt comes down to, per text segment (§2.4-2.8): everything the scales read of it, computed once. */
 export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphForm): Graph {
@@ -118,164 +117,69 @@ export function linkGraph(
   form: GraphForm,
   quantised: QuantisedLookup = () => undefined,
 ): Graph {
-  const { width: C, heads } = dims;
+  const { width: C } = dims;
   const blockNames = [leave, enter].filter((layer) => layer !== undefined).join("-");
   const graph = new Graph(`block ${blockNames}, ${rows} rows`, form);
+  const make = { graph, dims, rows, quantised };
   let x = graph.input("x", "F32", [rows, "L", C]);
   const ada = graph.input("ada", "F32", [rows, 6 * C]);
   if (leave !== undefined) {
-    x = leaveBlock(graph, x, blocks[leave]!, modulation(graph, ada, blocks[leave]!, C), rows, dims, quantised);
+    const q = graph.input("q", "F32", [rows, "L", C]);
+    const [cache, text] = [attentionCaches(make, "keys", "values"), attentionCaches(make, "textKeys", "textValues")];
+    x = leaveBlock(make, blocks[leave]!, { x, ada, q, cache, text });
     graph.output("x_out", x, "F32", [rows, "L", C]);
   }
   if (enter !== undefined) {
-    const block = blocks[enter]!;
-    const { scale1, shift1 } = modulation(graph, ada, block, C);
-    const y = graph.reshape(modulate(graph, x, scale1, shift1, C), [-1, C]);
-    const qkv = block["sa.mat_qkv.weight"]!;
-    const rotate = {
-      positions: graph.input("positions", "I64", [rows, "L"]),
-      cos: graph.input("cos", "F32", ["M", C / heads / 2]),
-      sin: graph.input("sin", "F32", ["M", C / heads / 2]),
-    };
-    const shaped = (value: Value): Value => graph.reshape(value, [rows, -1, C]);
-    const direction = (value: Value, temperature?: Float32Array): Value =>
-      rope(graph, shaped(unit(graph, value, dims, temperature)), rotate, heads);
-    const q = linear(graph, y, outputRows(qkv, 0, C), block["sa.q_bias"]!, quantised);
-    const k = linear(graph, y, outputRows(qkv, C, 2 * C), undefined, quantised);
-    const v = linear(graph, y, outputRows(qkv, 2 * C, 3 * C), block["sa.v_bias"]!, quantised);
-    graph.output("query", direction(q, folded.temperatures[enter]!), "F32", [rows, "L", C]);
-    outputRowwise(graph, "key", direction(k), rows, C);
-    outputRowwise(graph, "value", shaped(v), rows, C);
+    const { q, k, v } = enterBlock(make, blocks[enter]!, folded.temperatures[enter]!, {
+      x,
+      ada,
+      rope: ropeInputs(make),
+    });
+    graph.output("query", q, "F32", [rows, "L", C]);
+    outputRowwise(make, "key", k);
+    outputRowwise(make, "value", v);
   }
   return graph;
 }
 
-interface Modulation {
-  gamma1: Value;
-  gamma2: Value;
-  scale1: Value;
-  scale2: Value;
-  shift1: Value;
-  shift2: Value;
-}
-
-/** The six adaLN vectors of a block, each [R, 1, C] (§3.1). */
-function modulation(graph: Graph, ada: Value, block: BlockWeights, C: number): Modulation {
-  const own = graph.reshape(graph.weight(block["ada_gss"]!), [1, 6, C]);
-  const sum = graph.op("Add", [graph.reshape(ada, [0, 6, C]), own]);
-  const [gamma1, gamma2, scale1, scale2, shift1, shift2] = graph.split(sum, 6, 1);
-  return { gamma1, gamma2, scale1, scale2, shift1, shift2 } as Modulation;
-}
-
-/** Attention over the cache, cross attention, feed-forward (§3.2). */
-function leaveBlock(
-  graph: Graph,
-  input: Value,
-  block: BlockWeights,
-  { gamma1, gamma2, scale2, shift2 }: Modulation,
-  rows: number,
-  { width: C, heads }: InfinityDims,
-  quantised: QuantisedLookup,
-): Value {
-  const project = (from: Value, name: string): Value => {
-    const flat = graph.reshape(from, [-1, C]);
-    return graph.reshape(linear(graph, flat, block[`${name}.weight`]!, block[`${name}.bias`]!, quantised), [
-      rows,
-      -1,
-      C,
-    ]);
-  };
-  let x = input;
-  const q = graph.input("q", "F32", [rows, "L", C]);
-  const a = attendRowwise(graph, q, ["keys", "values"], "T", rows, C, heads, 1);
-  x = add(graph, x, graph.op("Mul", [project(a, "sa.proj"), gamma1]));
-
-  const z = graph.op("LayerNormalization", [
-    x,
-    graph.weight(block["ca_norm.weight"]!),
-    graph.weight(block["ca_norm.bias"]!),
-  ], LAYER_NORM);
-  const words = project(z, "ca.mat_q");
-  const c = attendRowwise(graph, words, ["textKeys", "textValues"], "T", rows, C, heads);
-  x = add(graph, x, project(c, "ca.proj"));
-
-  const y = graph.reshape(modulate(graph, x, scale2, shift2, C), [-1, C]);
-  const f = gelu(graph, linear(graph, y, block["ffn.fc1.weight"]!, block["ffn.fc1.bias"]!, quantised));
-  const out = graph.reshape(linear(graph, f, block["ffn.fc2.weight"]!, block["ffn.fc2.bias"]!, quantised), [
-    rows,
-    -1,
-    C,
-  ]);
-  return add(graph, x, graph.op("Mul", [out, gamma2]));
-}
-
-/** A linear layer of a block, on its eight-bit copy where there is one. */
-function linear(
-  graph: Graph,
-  x: Value,
-  weight: TensorRef,
-  bias: TensorRef | undefined,
-  quantised: QuantisedLookup,
-): Value {
-  const copy = quantised(weight);
-  return copy ? graph.quantisedLinear(x, copy, bias) : graph.linear(x, weight, bias);
-}
-
-/** Each batch row attends to keys and values of its own, which differ in length or lie in buffers of their own. */
-function attendRowwise(
-  graph: Graph,
-  q: Value,
-  [keys, values]: readonly [string, string],
-  length: string,
-  rows: number,
-  C: number,
-  heads: number,
-  scale?: number,
-): Value {
-  const queries = rows === 1 ? [q] : graph.split(q, rows, 0);
-  const attended = queries.map((query, r) =>
-    graph.attention(
-      query,
-      graph.input(`${keys}.${r}`, "F32", [1, `${length}${r}${keys}`, C]),
-      graph.input(`${values}.${r}`, "F32", [1, `${length}${r}${keys}`, C]),
-      { heads, width: C, scale },
-    )
-  );
-  return rows === 1 ? attended[0]! : graph.op("Concat", attended, { axis: 0 });
-}
-
-function outputRowwise(graph: Graph, name: string, value: Value, rows: number, C: number): void {
-  const parts = rows === 1 ? [value] : graph.split(value, rows, 0);
-  parts.forEach((part, r) => graph.output(`${name}.${r}`, part, "F32", [1, "L", C]));
-}
-
-/** LN(x) * (1 + scale) + shift, LN without affine (§3.1). */
-function modulate(graph: Graph, x: Value, scale: Value, shift: Value, C: number): Value {
-  const normed = graph.op("LayerNormalization", [x, graph.floats(new Float32Array(C).fill(1))], LAYER_NORM);
-  return add(graph, graph.op("Mul", [normed, add(graph, scale, graph.floats([1]))]), shift);
-}
-
 /**
- * x / ||x|| over each head, times the head's temperature (§3.3): a root-mean-square norm scaled by 1/sqrt(hd), whose
- * kernel makes one pass where norm, clamp and division make three. x [M, C] -> [M, H, hd].
+ * A whole chunk, for devices with memory of their own: what links write behind the past in place, it concatenates.
+ *
+ * Inputs: x [R, L, C], ada [R, 6C], positions [R, L], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
+ * and row r keys.l.r, values.l.r [1, P, C], the past, which may be empty, and textKeys.l.r, textValues.l.r [1, T_r, C].
+ * Outputs: x_out [R, L, C], and newKeys.l.r, newValues.l.r [1, P + L, C].
  */
-function unit(graph: Graph, x: Value, { width: C, heads }: InfinityDims, temperature?: Float32Array): Value {
-  const hd = C / heads;
-  const scale = graph.floats(new Float32Array(hd).fill(1 / Math.sqrt(hd)));
-  const tiny = { axis: -1, epsilon: { float: 1e-24 / hd } }; // max(||x||, 1e-12) of the definition, squared and averaged
-  const direction = graph.op("SimplifiedLayerNormalization", [graph.reshape(x, [-1, heads, hd]), scale], tiny);
-  return temperature ? graph.op("Mul", [direction, graph.floats(temperature, [heads, 1])]) : direction;
-}
-
-/** Rotation of adjacent pairs (§3.4), x [R, L, C]. */
-function rope(
-  graph: Graph,
-  x: Value,
-  { positions, cos, sin }: { positions: Value; cos: Value; sin: Value },
-  heads: number,
-): Value {
-  const inputs = [x, positions, cos, sin];
-  return graph.op("RotaryEmbedding", inputs, { interleaved: 1, num_heads: heads }, MICROSOFT);
+export function chunkGraph(
+  { dims, blocks }: InfinityWeights,
+  folded: FoldedWeights,
+  chunk: number,
+  rows: number,
+  form: GraphForm,
+): Graph {
+  const { width: C, depth, chunks } = dims;
+  const per = depth / chunks;
+  const graph = new Graph(`chunk ${chunk}, ${rows} rows`, form);
+  const make = { graph, dims, rows, quantised: () => undefined };
+  let x = graph.input("x", "F32", [rows, "L", C]);
+  const ada = graph.input("ada", "F32", [rows, 6 * C]);
+  const rope = ropeInputs(make);
+  for (let layer = 0; layer < per; layer++) {
+    const block = blocks[chunk * per + layer]!;
+    const temperature = folded.temperatures[chunk * per + layer]!;
+    const { q, k, v } = enterBlock(make, block, temperature, { x, ada, rope });
+    const past = attentionCaches(make, `keys.${layer}`, `values.${layer}`);
+    const text = attentionCaches(make, `textKeys.${layer}`, `textValues.${layer}`);
+    const extend = (kind: "keys" | "values", fresh: Value): Value[] =>
+      (rows === 1 ? [fresh] : graph.split(fresh, rows, 0)).map((own, r) => {
+        const all = graph.op("Concat", [past[kind][r]!, own], { axis: 1 });
+        graph.output(kind === "keys" ? `newKeys.${layer}.${r}` : `newValues.${layer}.${r}`, all, "F32", [1, "P+L", C]);
+        return all;
+      });
+    const cache = { keys: extend("keys", k), values: extend("values", v) };
+    x = leaveBlock(make, block, { x, ada, q, cache, text });
+  }
+  graph.output("x_out", x, "F32", [rows, "L", C]);
+  return graph;
 }
 
 function keyValue(graph: Graph, x: Value, weight: TensorRef, valueBias: TensorRef, C: number): [Value, Value] {
@@ -283,14 +187,6 @@ function keyValue(graph: Graph, x: Value, weight: TensorRef, valueBias: TensorRe
     graph.linear(x, outputRows(weight, 0, C)),
     graph.linear(x, outputRows(weight, C, 2 * C), valueBias),
   ];
-}
-
-function add(graph: Graph, a: Value, b: Value): Value {
-  return graph.op("Add", [a, b]);
-}
-
-function gelu(graph: Graph, x: Value): Value {
-  return graph.op("FastGelu", [x], {}, MICROSOFT);
 }
 
 function unsqueeze(graph: Graph, x: Value): Value {

@@ -1,0 +1,199 @@
+/**
+ * A transformer block in two halves, as graphs join them: entering it ends with q, k, v, leaving it begins with attention
+ * over all keys and values there are (infinity.md §3).
+ *
+ * @module
+ */
+import type { TensorRef } from "../../checkpoint/source.ts";
+import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
+import type { QuantisedLookup } from "./quantised.ts";
+import { type BlockWeights, type InfinityDims, outputRows } from "./weights.ts";
+
+/** Attributes of every layer norm (§3.2). */
+export const LAYER_NORM = { axis: -1, epsilon: { float: 1e-6 } };
+
+/** Small tensors that are folded into the graphs, read beforehand. */
+export interface FoldedWeights {
+  /** exp(min(scale_mul, ln 100)) of every block, [D][H]: the temperature of cosine attention (§3.3). */
+  readonly temperatures: readonly Float32Array[];
+  /** Row of class 1 minus row of class 0 of the head, [d_tok, C]: only the difference matters (§4.3). */
+  readonly headWeight: Float32Array;
+  /** The same difference of its bias, [d_tok]. */
+  readonly headBias: Float32Array;
+}
+
+/** What blocks are built with. */
+export interface BlockMaker {
+  /** Graph under construction. */
+  readonly graph: Graph;
+  /** Dimensions of the model. */
+  readonly dims: InfinityDims;
+  /** Batch rows R. */
+  readonly rows: number;
+  /** Copies of the linear layers. */
+  readonly quantised: QuantisedLookup;
+}
+
+/** Keys and values to attend to, one of each a batch row, [1, T, C]. */
+export interface RowCaches {
+  /** Keys. */
+  readonly keys: readonly Value[];
+  /** Values. */
+  readonly values: readonly Value[];
+}
+
+/** Where tokens sit: positions [R, L] into the tables cos, sin [M, hd/2] of a scale (§3.4). */
+export interface Rope {
+  /** Row of the tables for every token. */
+  readonly positions: Value;
+  /** Cosines. */
+  readonly cos: Value;
+  /** Sines. */
+  readonly sin: Value;
+}
+
+/** Declares keys and values of every row as inputs `keys.r` and `values.r`, [1, T, C]. */
+export function attentionCaches({ graph, dims, rows }: BlockMaker, keys: string, values: string): RowCaches {
+  const inputs = (name: string): Value[] =>
+    Array.from({ length: rows }, (_, r) => graph.input(`${name}.${r}`, "F32", [1, `T${r}${keys}`, dims.width]));
+  return { keys: inputs(keys), values: inputs(values) };
+}
+
+/** Declares the inputs of a {@linkcode Rope}. */
+export function ropeInputs({ graph, dims: { width, heads }, rows }: BlockMaker): Rope {
+  return {
+    positions: graph.input("positions", "I64", [rows, "L"]),
+    cos: graph.input("cos", "F32", ["M", width / heads / 2]),
+    sin: graph.input("sin", "F32", ["M", width / heads / 2]),
+  };
+}
+
+/** Norm, modulation and q, k, v of a block, each [R, L, C]; q and k are directions, placed and q scaled (§3.3). */
+export function enterBlock(
+  { graph, dims, rows, quantised }: BlockMaker,
+  block: BlockWeights,
+  temperature: Float32Array,
+  { x, ada, rope }: { x: Value; ada: Value; rope: Rope },
+): { q: Value; k: Value; v: Value } {
+  const { width: C, heads } = dims;
+  const { scale1, shift1 } = modulation(graph, ada, block, C);
+  const y = graph.reshape(modulate(graph, x, scale1, shift1, C), [-1, C]);
+  const qkv = block["sa.mat_qkv.weight"]!;
+  const shaped = (value: Value): Value => graph.reshape(value, [rows, -1, C]);
+  const direction = (value: Value, temperature?: Float32Array): Value =>
+    rotate(graph, shaped(unit(graph, value, dims, temperature)), rope, heads);
+  const q = linear(graph, y, outputRows(qkv, 0, C), block["sa.q_bias"]!, quantised);
+  const k = linear(graph, y, outputRows(qkv, C, 2 * C), undefined, quantised);
+  const v = linear(graph, y, outputRows(qkv, 2 * C, 3 * C), block["sa.v_bias"]!, quantised);
+  return { q: direction(q, temperature), k: direction(k), v: shaped(v) };
+}
+
+interface Modulation {
+  gamma1: Value;
+  gamma2: Value;
+  scale1: Value;
+  scale2: Value;
+  shift1: Value;
+  shift2: Value;
+}
+
+/** The six adaLN vectors of a block, each [R, 1, C] (§3.1). */
+function modulation(graph: Graph, ada: Value, block: BlockWeights, C: number): Modulation {
+  const own = graph.reshape(graph.weight(block["ada_gss"]!), [1, 6, C]);
+  const sum = graph.op("Add", [graph.reshape(ada, [0, 6, C]), own]);
+  const [gamma1, gamma2, scale1, scale2, shift1, shift2] = graph.split(sum, 6, 1);
+  return { gamma1, gamma2, scale1, scale2, shift1, shift2 } as Modulation;
+}
+
+/** Attention over the cache, cross attention, feed-forward (§3.2). */
+export function leaveBlock(
+  make: BlockMaker,
+  block: BlockWeights,
+  input: { x: Value; ada: Value; q: Value; cache: RowCaches; text: RowCaches },
+): Value {
+  const { graph, rows, dims: { width: C }, quantised } = make;
+  const { gamma1, gamma2, scale2, shift2 } = modulation(graph, input.ada, block, C);
+  const shaped = (value: Value): Value => graph.reshape(value, [rows, -1, C]);
+  const project = (from: Value, name: string): Value =>
+    shaped(
+      linear(graph, graph.reshape(from, [-1, C]), block[`${name}.weight`]!, block[`${name}.bias`]!, quantised),
+    );
+  const a = attendRowwise(make, input.q, input.cache, 1);
+  let x = add(graph, input.x, graph.op("Mul", [project(a, "sa.proj"), gamma1]));
+
+  const z = graph.op("LayerNormalization", [
+    x,
+    graph.weight(block["ca_norm.weight"]!),
+    graph.weight(block["ca_norm.bias"]!),
+  ], LAYER_NORM);
+  const c = attendRowwise(make, project(z, "ca.mat_q"), input.text);
+  x = add(graph, x, project(c, "ca.proj"));
+
+  const y = graph.reshape(modulate(graph, x, scale2, shift2, C), [-1, C]);
+  const f = gelu(graph, linear(graph, y, block["ffn.fc1.weight"]!, block["ffn.fc1.bias"]!, quantised));
+  const out = shaped(linear(graph, f, block["ffn.fc2.weight"]!, block["ffn.fc2.bias"]!, quantised));
+  return add(graph, x, graph.op("Mul", [out, gamma2]));
+}
+
+/** A linear layer of a block, on its eight-bit copy where there is one. */
+function linear(
+  graph: Graph,
+  x: Value,
+  weight: TensorRef,
+  bias: TensorRef | undefined,
+  quantised: QuantisedLookup,
+): Value {
+  const copy = quantised(weight);
+  return copy ? graph.quantisedLinear(x, copy, bias) : graph.linear(x, weight, bias);
+}
+
+/** Each batch row attends to keys and values of its own, which differ in length or lie in buffers of their own. */
+function attendRowwise(
+  { graph, dims: { width, heads }, rows }: BlockMaker,
+  q: Value,
+  { keys, values }: RowCaches,
+  scale?: number,
+): Value {
+  const queries = rows === 1 ? [q] : graph.split(q, rows, 0);
+  const attended = queries.map((query, r) => graph.attention(query, keys[r]!, values[r]!, { heads, width, scale }));
+  return rows === 1 ? attended[0]! : graph.op("Concat", attended, { axis: 0 });
+}
+
+/** Declares a value [R, L, C] as outputs `name.r` [1, L, C]. */
+export function outputRowwise({ graph, dims, rows }: BlockMaker, name: string, value: Value): void {
+  const parts = rows === 1 ? [value] : graph.split(value, rows, 0);
+  parts.forEach((part, r) => graph.output(`${name}.${r}`, part, "F32", [1, "L", dims.width]));
+}
+
+/** LN(x) * (1 + scale) + shift, LN without affine (§3.1). */
+export function modulate(graph: Graph, x: Value, scale: Value, shift: Value, C: number): Value {
+  const normed = graph.op("LayerNormalization", [x, graph.floats(new Float32Array(C).fill(1))], LAYER_NORM);
+  return add(graph, graph.op("Mul", [normed, add(graph, scale, graph.floats([1]))]), shift);
+}
+
+/**
+ * x / ||x|| over each head, times the head's temperature (§3.3): a root-mean-square norm scaled by 1/sqrt(hd), whose
+ * kernel makes one pass where norm, clamp and division make three. x [M, C] -> [M, H, hd].
+ */
+function unit(graph: Graph, x: Value, { width: C, heads }: InfinityDims, temperature?: Float32Array): Value {
+  const hd = C / heads;
+  const scale = graph.floats(new Float32Array(hd).fill(1 / Math.sqrt(hd)));
+  const tiny = { axis: -1, epsilon: { float: 1e-24 / hd } }; // max(||x||, 1e-12) of the definition, squared and averaged
+  const direction = graph.op("SimplifiedLayerNormalization", [graph.reshape(x, [-1, heads, hd]), scale], tiny);
+  return temperature ? graph.op("Mul", [direction, graph.floats(temperature, [heads, 1])]) : direction;
+}
+
+/** Rotation of adjacent pairs (§3.4), x [R, L, C]. */
+function rotate(graph: Graph, x: Value, { positions, cos, sin }: Rope, heads: number): Value {
+  const inputs = [x, positions, cos, sin];
+  return graph.op("RotaryEmbedding", inputs, { interleaved: 1, num_heads: heads }, MICROSOFT);
+}
+
+function add(graph: Graph, a: Value, b: Value): Value {
+  return graph.op("Add", [a, b]);
+}
+
+/** GELU by its tanh form. */
+export function gelu(graph: Graph, x: Value): Value {
+  return graph.op("FastGelu", [x], {}, MICROSOFT);
+}
