@@ -68,7 +68,7 @@ others go on. Times depend on what else the machine does: compare those of one r
 
 async function run(context: Context, args: Arguments): Promise<void> {
   const sample = args.value("sample")?.text;
-  if (sample !== undefined) return await printSample(context, JSON.parse(sample));
+  if (sample !== undefined) return await printSample(context, sample);
   const runs = wholeFlag(args, "runs", 1, 1000) ?? DEFAULT_RUNS;
   const warmUp = oneOf("warm-up", args.value("warm-up")?.text ?? "full", WARM_UPS);
   const output = args.value("output")?.text;
@@ -215,7 +215,13 @@ async function measure(context: Context, request: SampleRequest): Promise<BenchR
   return { settings, sample, ...quality && { quality } };
 }
 
-async function printSample(context: Context, request: SampleRequest): Promise<void> {
+async function printSample(context: Context, text: string): Promise<void> {
+  let request: SampleRequest;
+  try {
+    request = JSON.parse(text);
+  } catch (cause) {
+    throw new UsageError(`Flag "--sample" is no JSON: ${(cause as Error).message}`, { cause });
+  }
   const { takeSample } = await import("../src/benchmark/sample.ts");
   context.stdout.write(jsonLine(await takeSample(request, () => {}, context.signal)));
 }

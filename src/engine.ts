@@ -10,7 +10,7 @@ import project from "../deno.json" with { type: "json" };
 import { readTensor } from "./checkpoint/source.ts";
 import { Clock } from "./clock.ts";
 import { toUint8 } from "./core.ts";
-import { ModelError } from "./errors.ts";
+import { ModelError, UsageError } from "./errors.ts";
 import type { ImageRecord } from "./metadata.ts";
 import { pngText } from "./metadata.ts";
 import { beginRun } from "./models/infinity/device_run.ts";
@@ -114,12 +114,18 @@ export class Engine implements Disposable {
    * @throws {ModelError} when the model is missing or does not fit together
    * @throws {IntegrityError} when a file is damaged
    * @throws {DeviceError} when the device is not there
+   * @throws {UsageError} when the device cannot do the dtype, or copies cannot be written
    */
   static async open(options: EngineOptions = {}): Promise<Engine> {
     const started = performance.now();
     const { folder } = await findModel(options.model ?? DEFAULT_MODEL);
     const model = await openInfinity(folder);
     const { dtype = "f32", progress } = options;
+    if (options.device === "webgpu" && dtype !== "f32") {
+      throw new UsageError(`Device "webgpu" has no integer products: found dtype "${dtype}", wanted f32`, {
+        hint: "Leave --dtype out, or use --device cpu",
+      });
+    }
     const quantised = dtype === "f32" ? undefined : await openQuantised(model, dtype, { progress });
     const device = await openDevice(options.device ?? "auto", options.threads);
     return new Engine(model, device, options, quantised, performance.now() - started);
