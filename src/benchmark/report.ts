@@ -96,7 +96,7 @@ export function describeMachine(): Machine {
  * import assert from "node:assert/strict";
  * const rows = [{ settings: { method: "vanilla", device: "cuda" as const }, error: "No CUDA" }];
  * const report = { bench: "stagevar", version: "0", date: "", machine: describeMachine(), rows, notTimed: [] } as const;
- * assert.match(renderReport(report), /vanilla, cuda: No CUDA/);
+ * assert.match(renderReport(report), /vanilla, f32, cuda: No CUDA/);
  * ```
  */
 export function renderReport({ rows, machine, notTimed, version, date }: BenchReport): string {
