@@ -6,7 +6,7 @@ import { doctorOf } from "../cli/doctor.ts";
 import { DeviceError } from "../src/errors.ts";
 import { diagnose } from "../src/runtime/doctor.ts";
 import type { Finding } from "../src/runtime/doctor_library.ts";
-import { libraryFile, libraryPath } from "../src/runtime/native.ts";
+import { libraryFile, libraryPath } from "../src/runtime/library_path.ts";
 import { OrtApi } from "../src/runtime/ort_api.ts";
 import { thisSystem } from "../src/runtime/system.ts";
 import { FakeContext } from "./cli_fakes.ts";

@@ -14,7 +14,7 @@ import { reportError } from "../cli/exit.ts";
 import { byteCount, table } from "../cli/term.ts";
 import { DeviceError, UsageError } from "../src/errors.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
-import { libraryFile } from "../src/runtime/native.ts";
+import { libraryFile } from "../src/runtime/library_path.ts";
 
 /** A platform that the program is built for. */
 export interface Target {

@@ -137,7 +137,7 @@ export async function linksOf(system: System, loader: Loader, path: string): Pro
  * @example
  * ```ts
  * import { packageOf } from "@stagevar/stagevar/runtime/doctor_library.ts";
- * import { libraryFile } from "@stagevar/stagevar/runtime/native.ts";
+ * import { libraryFile } from "@stagevar/stagevar/runtime/library_path.ts";
  * import { basename } from "node:path";
  * import assert from "node:assert/strict";
  * assert.equal(basename(packageOf(`/p/${libraryFile("linux", "x86_64")}`)), "p");

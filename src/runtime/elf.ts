@@ -34,7 +34,7 @@ const MAX_SEGMENTS = 256, MAX_ENTRIES = 4096, MAX_NEEDED = 512, MAX_NAME = 4096;
  * ```ts
  * import { withFile } from "@stagevar/stagevar/checkpoint/random_access.ts";
  * import { readElf } from "@stagevar/stagevar/runtime/elf.ts";
- * import { libraryPath } from "@stagevar/stagevar/runtime/native.ts";
+ * import { libraryPath } from "@stagevar/stagevar/runtime/library_path.ts";
  * import assert from "node:assert/strict";
  * if (Deno.build.os === "linux") {
  *   const { arch, needed } = await withFile(libraryPath(), readElf);

@@ -10,7 +10,8 @@ import { cpus } from "node:os";
 import { type RandomAccess, withFile } from "../checkpoint/random_access.ts";
 import { DeviceError } from "../errors.ts";
 import type { DeviceOpeners } from "./device.ts";
-import { libraryPath, openNative, openWebGpu } from "./native.ts";
+import { libraryPath } from "./library_path.ts";
+import { openNative, openWebGpu } from "./native.ts";
 import { OrtApi } from "./ort_api.ts";
 import { openWeb } from "./web.ts";
 
