@@ -12,7 +12,7 @@ import { floatTensor, intTensor, type Runtime, type Session, type Tensor } from 
 import type { DecoderWeights } from "./decoder.ts";
 import { type DecoderLayer, decoderLayers, layerGraph } from "./decoder_layers.ts";
 
-/** Values of a strip at most: 16 MB. Half and twice of it take the same time (bench/LOG.md). */
+/** Values of a strip at most: 16 MB. Half of it takes the same time (bench/LOG.md). */
 const STRIP_VALUES = 2 ** 22;
 /** Maps of at most this many values are one strip: small levels want all the rows that a convolution can get. */
 const WHOLE_VALUES = 2 ** 22;
