@@ -140,6 +140,25 @@ export function gaussians(stream: Stream, count: number, offset = 0): Float32Arr
   return wasm.gaussians(pack("gaussians", stream), count, offset);
 }
 
+/**
+ * Standard Gumbel numbers at positions `offset`.. of a stream: the noise that `sampleRows()` adds to log squared norms.
+ *
+ * @example
+ * ```ts
+ * import { gumbels } from "@stagevar/stagevar/core.ts";
+ * import assert from "node:assert/strict";
+ * const noise = gumbels({ seed: 7, purpose: "rows" }, 10_000);
+ * const mean = noise.reduce((sum, value) => sum + value) / noise.length;
+ * assert(Math.abs(mean - 0.5772) < 0.05); // Euler's constant
+ * ```
+ *
+ * @throws {RangeError} If a field of the stream, `count` or `offset` is out of range.
+ */
+export function gumbels(stream: Stream, count: number, offset = 0): Float32Array {
+  expectSpan("gumbels", count, offset);
+  return wasm.gumbels(pack("gumbels", stream), count, offset);
+}
+
 function projection(call: string, stream: Stream, kind: ProjectionKind, M: number, r: number): Float32Array {
   countValues(call, "Q", [M, r]);
   return wasm.projection(pack(call, stream), kind === "sign", M, r);

@@ -9,15 +9,14 @@
 import project from "../deno.json" with { type: "json" };
 import { readTensor } from "./checkpoint/source.ts";
 import { Clock } from "./clock.ts";
-import { toUint8 } from "./core.ts";
 import { ModelError, UsageError } from "./errors.ts";
 import type { ImageRecord } from "./metadata.ts";
 import { pngText } from "./metadata.ts";
-import { beginRun } from "./models/infinity/device_run.ts";
+import { beginRun, type LoopTensor } from "./models/infinity/device_run.ts";
 import { Decoder } from "./models/infinity/decoder.ts";
 import { type InfinityModel, openInfinity } from "./models/infinity/model.ts";
 import { openQuantised, type QuantisedLookup } from "./models/infinity/quantised.ts";
-import { type EncodedText, InfinityTransformer } from "./models/infinity/transformer.ts";
+import { InfinityTransformer } from "./models/infinity/transformer.ts";
 import { DEFAULT_MODEL, findModel } from "./models/registry.ts";
 import { cacheCapacity, drawScales, NotANumberError, type Tap } from "./pipeline.ts";
 import type { Plan } from "./plan.ts";
@@ -27,6 +26,7 @@ import { type DeviceChoice, openDevice } from "./runtime/device.ts";
 import { memoryUse } from "./runtime/memory.ts";
 import type { Residency } from "./runtime/runtime.ts";
 import { type Trace, tracedRuntime } from "./runtime/trace.ts";
+import type { Grid } from "./schedule.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
 import { T5Encoder } from "./text/t5_encoder.ts";
 import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
@@ -169,24 +169,27 @@ export class Engine implements Disposable {
     const rows = plan.steps.find((step) => step.kind !== "skip")!.rows;
     await clock.time("text", () => this.#encodePrompts(request, signal));
     const transformer = await clock.time("load", () => this.#open());
-    const texts = await clock.time("text", () => this.#texts(transformer, request, rows, batch, signal));
+    const { dims } = model;
+    const { grids, last1M } = plan.schedule;
+    const last = grids.at(-1)!;
+    const capacity = cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks });
+    const begun = { dims, images: batch, last, last1M, capacity };
+    using run = await clock.time("text", async () => {
+      return await beginRun(transformer, await this.#segments(transformer, request, rows), begun, signal);
+    });
     const { tokens, truncated } = this.#features.get(request.prompt)!;
     yield { type: "text", tokens, truncated, ms: clock.spent.text };
 
     // scales
-    const grid = plan.schedule.grids.at(-1)!;
-    const cell = model.dims.patchify ? 2 : 1;
-    const decode = (latent: Float32Array): Promise<RgbImage> =>
-      clock.time("decode", () => this.#decode(latent, grid.h * cell, grid.w * cell, signal));
+    const decode = (latent: LoopTensor): Promise<RgbImage> =>
+      clock.time("decode", () => this.#decode(latent, last, signal));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
-    const capacity = cacheCapacity({ steps: plan.steps, grids: plan.schedule.grids, chunks: model.dims.chunks });
-    const run = beginRun(transformer, texts, capacity, plan.schedule.last1M);
     const stop = clock.watch("transformer");
-    let latents: readonly Float32Array[] = [];
+    let latents: readonly LoopTensor[] = [];
     try {
-      const loop = drawScales({ plan, dims: model.dims, transformer: run, seeds, signal, tap });
+      const loop = drawScales({ plan, dims, transformer: run, kernels: run.kernels, seeds, signal, tap });
       for await (const scale of loop) {
-        latents = scale.latents;
+        latents = run.kernels.images(scale.latent);
         clock.spent.transformer += scale.ms;
         const name = `scale ${scale.index + 1}: ${scale.grid.h}x${scale.grid.w} ${scale.step.kind}`;
         this.#trace?.({ name, kind: "scale", start: performance.now() - scale.ms, ms: scale.ms });
@@ -202,7 +205,7 @@ export class Engine implements Disposable {
       throw error instanceof NotANumberError ? await this.#blame(error) : error;
     } finally {
       stop();
-      run[Symbol.dispose]();
+      run.freeCache();
       if (this.#residency === "mapped") this.#closeTransformer();
     }
 
@@ -259,26 +262,17 @@ export class Engine implements Disposable {
     }
   }
 
-  /** One encoded text a row: conditional rows first, null rows last. */
-  async #texts(
+  /** T5 features of the conditional and of the null rows, or of those alone that will run. */
+  async #segments(
     transformer: InfinityTransformer,
     { prompt, negativePrompt }: EngineRequest,
     rows: string,
-    batch: number,
-    signal?: AbortSignal,
-  ): Promise<EncodedText[]> {
+  ): Promise<Float32Array[]> {
     const { features, tokens } = this.#features.get(prompt)!;
-    const encoded: EncodedText[] = [];
-    const add = async (segment: Float32Array): Promise<void> => {
-      const text = await transformer.encodeText(segment, signal);
-      for (let image = 0; image < batch; image++) encoded.push(text);
-    };
-    if (rows !== "null") await add(features);
-    if (rows !== "cond") {
-      const negative = negativePrompt === undefined ? undefined : this.#features.get(negativePrompt);
-      await add(negative?.features ?? await transformer.nullFeatures(tokens));
-    }
-    return encoded;
+    if (rows === "cond") return [features];
+    const negative = negativePrompt === undefined ? undefined : this.#features.get(negativePrompt);
+    const nul = negative?.features ?? await transformer.nullFeatures(tokens);
+    return rows === "null" ? [nul] : [features, nul];
   }
 
   #open(): Promise<InfinityTransformer> {
@@ -288,12 +282,13 @@ export class Engine implements Disposable {
     });
   }
 
-  async #decode(latent: Float32Array, h: number, w: number, signal?: AbortSignal): Promise<RgbImage> {
+  /** The picture of one image's latent, whose last grid is given. */
+  async #decode(latent: LoopTensor, { h, w }: Grid, signal?: AbortSignal): Promise<RgbImage> {
     this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime);
-    const rgb = await this.#decoder.decode(latent, h, w, signal);
-    const { stride } = this.model.decoder;
-    const [height, width] = [h * stride, w * stride];
-    return { width, height, data: toUint8(rgb, height, width) };
+    const cell = this.model.dims.patchify ? 2 : 1;
+    const side = cell * this.model.decoder.stride;
+    const own = latent instanceof Float32Array ? latent : latent[0]!;
+    return { width: w * side, height: h * side, data: await this.#decoder.pixels(own, h * cell, w * cell, signal) };
   }
 
   #record(request: EngineRequest, plan: Plan, seed: number, image: RgbImage): ImageRecord {

@@ -3,49 +3,29 @@
  *
  *     for each scale:  input -> chunks (in full, or reduced and restored) -> guidance -> bits -> running latent
  *
- * The transformer comes as an interface and the arithmetic around it from the wasm core, so the loop runs on fixed logits
- * in the tests. Letters: B images, R rows (B or 2B: conditional rows first, null rows last), L or M tokens of a scale,
+ * The transformer and the arithmetic around it come as interfaces on tensors of either memory, so the loop runs on fixed
+ * logits in the tests, and on a GPU without anything but its random numbers crossing the bus. Letters: B images, R rows (B or 2B: conditional rows first, null rows last), L or M tokens of a scale,
  * C width, r rank, c chunk, k scale. Sources: infinity.md §4-5, stagevar.md §1-3.
  *
  * @module
  */
-import * as core from "./core.ts";
 import { ModelError } from "./errors.ts";
+import type { LoopDims, ScaleKernels } from "./kernels/kernels.ts";
 import type { Plan, ReducedStep, Stage, Step } from "./plan.ts";
 import type { Grid } from "./schedule.ts";
 
-/** A transformer in the middle of a batch of pictures, as far as the loop knows it. Arrays are row-major float32. */
-export interface ScaleTransformer {
+/** A transformer in the middle of a batch of pictures, as far as the loop knows it: tensors T, row indices I. */
+export interface ScaleTransformer<T, I> {
   /** Tokens of scale 0, [R, 1, C]. */
-  start(): Float32Array;
-  /** Running latent at a scale's grid, u [L, d_tok], to its tokens [L, C]. */
-  embed(u: Float32Array, scale: number, signal?: AbortSignal): Promise<Float32Array>;
-  /** Runs a chunk of blocks on x [R, L, C], which it may overwrite; positions: grid token a row sits at, a batch row. */
-  chunk(
-    chunk: number,
-    x: Float32Array,
-    grid: Grid,
-    positions?: readonly ArrayLike<number>[],
-    signal?: AbortSignal,
-  ): Promise<Float32Array>;
-  /** Logit of class 1 minus class 0 of every bit, [R, L, d_tok]. */
-  logits(x: Float32Array, signal?: AbortSignal): Promise<Float32Array>;
+  start(): T;
+  /** Input of a scale, u [B, L, d_tok], to its tokens [R, L, C]: the same for both rows of an image. Takes u over. */
+  embed(u: T, scale: number, signal?: AbortSignal): Promise<T>;
+  /** Runs a chunk of blocks on x [R, L, C], which it takes over; positions: grid tokens that the rows of x sit at. */
+  chunk(chunk: number, x: T, grid: Grid, positions?: I, signal?: AbortSignal): Promise<T>;
+  /** Logit of class 1 minus class 0 of every bit, [R, L, d_tok]; takes x over. */
+  logits(x: T, signal?: AbortSignal): Promise<T>;
   /** Drops all batch rows but [from, to), for good. */
   keepRows(from: number, to: number): void;
-}
-
-/** Dimensions that the loop needs. */
-export interface LoopDims {
-  /** Width C. */
-  readonly width: number;
-  /** Number of chunks. */
-  readonly chunks: number;
-  /** Channels of the latent, d. */
-  readonly codeDim: number;
-  /** Bits a token, d_tok. */
-  readonly tokenDim: number;
-  /** Whether a token is a patch of 2x2 latent cells. */
-  readonly patchify: boolean;
 }
 
 /** Replaces what is drawn at random and sees what is computed: golden cases and calibration. */
@@ -61,13 +41,15 @@ export interface Tap {
 }
 
 /** What the loop runs on. */
-export interface LoopRequest {
+export interface LoopRequest<T, I> {
   /** What to do at every scale. */
   readonly plan: Pick<Plan, "model" | "schedule" | "stages" | "steps" | "topP">;
   /** Dimensions. */
   readonly dims: LoopDims;
   /** The transformer, begun with the rows of the first executed step. */
-  readonly transformer: ScaleTransformer;
+  readonly transformer: ScaleTransformer<T, I>;
+  /** The arithmetic around it, on the same tensors. */
+  readonly kernels: ScaleKernels<T, I>;
   /** One 32-bit seed an image; their number is B. */
   readonly seeds: readonly number[];
   /** Stops the loop, inside a scale too. */
@@ -77,7 +59,7 @@ export interface LoopRequest {
 }
 
 /** A scale that has been dealt with. */
-export interface ScaleResult {
+export interface ScaleResult<T> {
   /** Scale index k. */
   readonly index: number;
   /** Its grid. */
@@ -90,8 +72,8 @@ export interface ScaleResult {
   readonly tokensRun: number;
   /** Milliseconds. */
   readonly ms: number;
-  /** Running sums, [d, H, W] an image. */
-  readonly latents: readonly Float32Array[];
+  /** Running sums, [B, d, H, W]; the loop's, and good until it goes on. */
+  readonly latent: T;
 }
 
 /**
@@ -113,10 +95,10 @@ export class NotANumberError extends ModelError {
   }
 }
 
-/** Outputs of every chunk at the last executed scale, null rows [B, L, C]: what a reduced scale is restored from. */
-interface Cached {
+/** Null rows that came out of every chunk at the last executed scale, [B, L, C]: what a reduced scale is restored from. */
+interface Cached<T> {
   readonly grid: Grid;
-  readonly chunks: Float32Array[];
+  readonly chunks: readonly T[];
 }
 
 /**
@@ -125,6 +107,7 @@ interface Cached {
  * @throws {NotANumberError} when logits are not numbers
  * @example
  * ```ts
+ * import { HostKernels } from "@stagevar/stagevar/kernels/host.ts";
  * import { makePlan } from "@stagevar/stagevar/plan.ts";
  * import { drawScales } from "@stagevar/stagevar/pipeline.ts";
  * import { schedule } from "@stagevar/stagevar/schedule.ts";
@@ -139,21 +122,19 @@ interface Cached {
  *   logits: (x: Float32Array) => Promise.resolve(new Float32Array(x.length / 2).fill(9)),
  *   keepRows: () => {},
  * };
- * const scales = await Array.fromAsync(drawScales({ plan, dims, transformer, seeds: [1] }));
+ * const kernels = new HostKernels(dims, { images: 1, last: plan.schedule.grids.at(-1)! });
+ * const scales = await Array.fromAsync(drawScales({ plan, dims, transformer, kernels, seeds: [1] }));
  * assert.equal(scales.length, 7);
- * assert(scales.at(-1)!.latents[0]!.every((value) => Math.abs(value - 7 / Math.sqrt(2)) < 1e-5));
+ * assert(scales.at(-1)!.latent.every((value) => Math.abs(value - 7 / Math.sqrt(2)) < 1e-5));
  * ```
  */
-export async function* drawScales(request: LoopRequest): AsyncGenerator<ScaleResult> {
-  const { plan, dims, transformer, seeds, signal, tap } = request;
+export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenerator<ScaleResult<T>> {
+  const { plan, dims, transformer, kernels, seeds, signal, tap } = request;
   const { grids } = plan.schedule;
-  const { width: C, codeDim, tokenDim, patchify } = dims;
   const B = seeds.length;
-  const cell = patchify ? 2 : 1;
-  const [H, W] = [grids.at(-1)!.h * cell, grids.at(-1)!.w * cell];
-  let latents: Float32Array[] = seeds.map(() => new Float32Array(codeDim * H * W));
   let rows = plan.steps.find((step) => step.kind !== "skip")?.rows;
-  let cached: Cached | undefined;
+  let latent = await kernels.zeros();
+  let cached: Cached<T> | undefined;
 
   for (const [k, step] of plan.steps.entries()) {
     const grid = grids[k]!;
@@ -161,110 +142,111 @@ export async function* drawScales(request: LoopRequest): AsyncGenerator<ScaleRes
     const started = performance.now();
     signal?.throwIfAborted();
     if (step.kind === "skip") {
-      yield { index: k, grid, stage, step, tokensRun: 0, ms: 0, latents };
+      yield { index: k, grid, stage, step, tokensRun: 0, ms: 0, latent };
       continue;
     }
     if (rows === "both" && step.rows !== "both") {
       step.rows === "null" ? transformer.keepRows(B, 2 * B) : transformer.keepRows(0, B);
       rows = step.rows;
     }
-    const L = grid.h * grid.w;
-    const R = rows === "both" ? 2 * B : B;
+    const observe = async (name: string, x: T, image?: number): Promise<void> => {
+      if (!tap?.observe) return;
+      const data = await kernels.read(x);
+      tap.observe(k, name, image === undefined ? data : data.subarray(0, data.length / B));
+    };
 
-    // tokens in: the running latent at this scale's grid, the same for both rows of an image
-    let x: Float32Array;
-    if (k === 0) x = transformer.start();
-    else {
-      const tokens: Float32Array[] = [];
-      for (const latent of latents) {
-        const u = core.nextInput(latent, codeDim, H, W, grid.h, grid.w, patchify);
-        tokens.push(await transformer.embed(u, k, signal));
-      }
-      x = concatenate(R > B ? [...tokens, ...tokens] : tokens);
-    }
-    tap?.observe?.(k, "input", x);
+    // tokens in: the running latent at this scale's grid
+    let x = k === 0 ? transformer.start() : await transformer.embed(await kernels.nextInput(latent, grid), k, signal);
+    await observe("input", x);
 
     // chunks, and their outputs kept where the next executed scale restores from them
     const next = plan.steps.slice(k + 1).find(({ kind }) => kind !== "skip");
-    const kept: Float32Array[] | undefined = next?.kind === "reduced" ? [] : undefined;
-    let chosen: Uint32Array[] | undefined; // I of the last chunk, an image
+    const kept: T[] | undefined = next?.kind === "reduced" ? [] : undefined;
+    let chosen: I | undefined; // of the last chunk
     for (let c = 0; c < dims.chunks; c++) {
-      if (step.kind === "full") {
-        x = await transformer.chunk(c, x, grid, undefined, signal);
-        kept?.push(x.slice((R - B) * L * C)); // null rows: the last B, or the only ones
-      } else {
-        [x, chosen] = await reducedChunk(request, k, c, grid, step, x, cached!);
-        kept?.push(x.slice());
+      if (step.kind === "full") x = await transformer.chunk(c, x, grid, undefined, signal);
+      else {
+        if (chosen !== undefined) kernels.freeIndices(chosen);
+        [x, chosen] = await reducedChunk(request, { k, c, grid, step }, x, cached!.grid, cached!.chunks[c]!, observe);
       }
-      tap?.observe?.(k, `chunk.${c}`, x);
+      kept?.push(kernels.keepNull(x, grid));
+      await observe(`chunk.${c}`, x);
     }
+    cached?.chunks.forEach((rows) => kernels.free(rows));
     cached = kept && { grid, chunks: kept };
 
     // bits out: guidance, sampling, codes onto the running latent
     const logits = await transformer.logits(x, signal);
-    const size = L * tokenDim;
-    latents = latents.map((latent, image) => {
-      const own = logits.subarray(image * size, (image + 1) * size);
-      const nul = rows === "both" ? logits.subarray((B + image) * size, (B + image + 1) * size) : own;
-      const greedy = step.tau === 0;
-      const z = core.guide(own, nul, rows === "both" ? step.guidance : 1, greedy ? 1 : step.tau);
-      if (z.some(Number.isNaN)) throw new NotANumberError(k, plan.model);
-      if (image === 0) tap?.observe?.(k, "logits", z);
-      const stream = { seed: seeds[image]!, purpose: "bits", scale: k } as const;
-      const bits = tap?.bits?.(k) ?? core.sampleBits(stream, z, greedy ? 0.5 : plan.topP); // top-p 0.5 leaves no doubt
-      const adds = step.kind === "reduced" && !step.addUnselected ? maskOf(chosen?.[image], L) : undefined;
-      return core.addCodes(latent, bits, grid.h, grid.w, H, W, codeDim, patchify, adds);
-    });
-    yield { index: k, grid, stage, step, tokensRun: tokensRun(step, L), ms: performance.now() - started, latents };
+    const greedy = step.tau === 0;
+    const { z, finite } = await kernels.guide(
+      logits,
+      rows === "both" ? step.guidance : undefined,
+      greedy ? 1 : step.tau,
+    );
+    kernels.free(logits);
+    if (!finite) throw new NotANumberError(k, plan.model);
+    await observe("logits", z, 0);
+    const forced = tap?.bits?.(k);
+    const bits = {
+      grid,
+      streams: seeds.map((seed) => ({ seed, purpose: "bits", scale: k }) as const),
+      topP: greedy ? 0.5 : plan.topP, // top-p 0.5 leaves no doubt
+      forced: forced && seeds.map(() => forced),
+    };
+    const only = step.kind === "reduced" && !step.addUnselected ? chosen : undefined;
+    const before = latent;
+    latent = await kernels.addBits(before, z, bits, only);
+    for (const done of [before, z]) kernels.free(done);
+    if (chosen !== undefined) kernels.freeIndices(chosen);
+    yield { index: k, grid, stage, step, tokensRun: tokensRun(step, grid), ms: performance.now() - started, latent };
   }
 }
 
 /**
- * One chunk of a reduced scale, null rows only: X [B, M, C] -> restored Z [B, M, C], and the rows I of each image.
+ * One chunk of a reduced scale, null rows only: X [B, M, C] -> restored Z [B, M, C], and the rows I that were run.
  *
  * r mixtures of the rows (or r of the rows themselves) go through the blocks and take the places I in the cached output of
  * the same chunk, upsampled to this grid (stagevar.md §3, §7).
  */
-async function reducedChunk(
-  { transformer, dims, seeds, signal, tap }: LoopRequest,
-  k: number,
-  c: number,
-  grid: Grid,
-  step: ReducedStep,
-  x: Float32Array,
-  cached: Cached,
-): Promise<[Float32Array, Uint32Array[] | undefined]> {
-  const { width: C } = dims;
-  const M = grid.h * grid.w;
-  const old = cached.grid;
-  const oldRows = (image: number): Float32Array => rowsOf(cached.chunks[c]!, image, old.h * old.w * C);
+async function reducedChunk<T, I>(
+  { transformer, kernels, seeds, signal, tap }: LoopRequest<T, I>,
+  { k, c, grid, step }: { k: number; c: number; grid: Grid; step: ReducedStep },
+  x: T,
+  oldGrid: Grid,
+  old: T,
+  observe: (name: string, x: T) => Promise<void>,
+): Promise<[T, I | undefined]> {
   if (step.reduce === "cache") {
-    const up = seeds.map((_, image) => core.resizeTokens(oldRows(image), old.h, old.w, grid.h, grid.w, C, "area"));
-    return [concatenate(up), undefined];
+    kernels.free(x);
+    return [await kernels.upsample(old, oldGrid, grid), undefined];
   }
-  const r = step.ranks[c]!;
-  const chosen: Uint32Array[] = [];
-  const entering = seeds.map((seed, image) => {
-    const X = rowsOf(x, image, M * C);
-    const I = tap?.indices?.(k, c) ?? core.sampleRows({ seed, purpose: "rows", scale: k, chunk: c }, X, M, C, r);
-    chosen.push(I);
-    if (step.reduce === "select") return core.selectRows(X, C, I);
-    const Q = tap?.projection?.(k, c);
-    const stream = { seed, purpose: "projection", scale: k, chunk: c } as const;
-    return Q ? core.project(Q, X, M, r, C) : core.projectStream(stream, step.projection, X, M, r, C);
-  });
-  const positions = step.rope === "indices" ? chosen : undefined;
-  const y = await transformer.chunk(c, concatenate(entering), grid, positions, signal);
-  tap?.observe?.(k, `reduced.${c}`, y);
-  const restored = seeds.map((_, image) =>
-    core.restore(oldRows(image), old.h, old.w, grid.h, grid.w, C, rowsOf(y, image, r * C), chosen[image]!)
-  );
-  return [concatenate(restored), chosen];
+  const rank = step.ranks[c]!;
+  const streams = <P extends "rows" | "projection">(purpose: P) =>
+    seeds.map((seed) => ({ seed, purpose, scale: k, chunk: c }) as const);
+  const wanted = tap?.indices?.(k, c);
+  const chosen = wanted
+    ? kernels.indices(seeds.map(() => wanted))
+    : await kernels.sampleRows(x, rank, streams("rows"));
+  const Q = tap?.projection?.(k, c);
+  const entering = step.reduce === "select"
+    ? await kernels.selectRows(x, chosen)
+    : await kernels.project(x, {
+      rank,
+      kind: step.projection,
+      streams: streams("projection"),
+      forced: Q && seeds.map(() => Q),
+    });
+  kernels.free(x);
+  const y = await transformer.chunk(c, entering, grid, step.rope === "indices" ? chosen : undefined, signal);
+  await observe(`reduced.${c}`, y);
+  const restored = await kernels.restore(old, oldGrid, grid, y, chosen);
+  kernels.free(y);
+  return [restored, chosen];
 }
 
 /** Tokens or pseudo-tokens a row sends through the blocks, the largest chunk's. */
-function tokensRun(step: Step, tokens: number): number {
-  return step.kind === "full" ? tokens : step.kind === "reduced" ? Math.max(0, ...step.ranks) : 0;
+function tokensRun(step: Step, { h, w }: Grid): number {
+  return step.kind === "full" ? h * w : step.kind === "reduced" ? Math.max(0, ...step.ranks) : 0;
 }
 
 /**
@@ -289,22 +271,4 @@ export function cacheCapacity(
       const tokens = grids[k]!.h * grids[k]!.w;
       return sum + (step.kind === "full" ? tokens : step.kind === "reduced" ? step.ranks[c] ?? 0 : 0);
     }, 0));
-}
-
-function rowsOf(x: Float32Array, image: number, size: number): Float32Array {
-  return x.subarray(image * size, (image + 1) * size);
-}
-
-function concatenate(parts: readonly Float32Array[]): Float32Array {
-  if (parts.length === 1) return parts[0]!;
-  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
-  return all;
-}
-
-/** 1 for the tokens whose code is added, 0 for the others (control d). */
-function maskOf(chosen: Uint32Array | undefined, tokens: number): Uint8Array {
-  const mask = new Uint8Array(tokens);
-  for (const token of chosen ?? []) mask[token] = 1;
-  return mask;
 }

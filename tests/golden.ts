@@ -2,14 +2,13 @@
  * Golden cases: runs the engine on stored bits, projections and indices, and measures how far every intermediate is from
  * the float64 reference.
  *
- *     deno task golden [DIR] [--dtype f32|u16|u8] [--mapped] [--device cpu|webgpu]      DIR holds models/ and cases/ (default: tests/golden)
+ *     deno task golden [DIR] [--dtype f32|u16|u8] [--mapped] [--device cpu|resident|webgpu]      DIR holds models/ and cases/ (default: tests/golden)
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
 import { readBytes, readIntegers, readTensor, type TensorSource } from "../src/checkpoint/source.ts";
-import { toUint8 } from "../src/core.ts";
-import { beginRun } from "../src/models/infinity/device_run.ts";
+import { beginRun, type LoopTensor } from "../src/models/infinity/device_run.ts";
 import { Decoder } from "../src/models/infinity/decoder.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { openQuantised } from "../src/models/infinity/quantised.ts";
@@ -99,7 +98,8 @@ export async function runCase(
   const negative = request.negative_prompt === null ? undefined : await encode("negative", request.negative_prompt);
   using transformer = await InfinityTransformer.open(model.transformer, runtime, { quantised, residency });
   const cond = await transformer.encodeText(features);
-  const nul = await transformer.encodeText(negative ?? await transformer.nullFeatures(cond.tokens));
+  const uncond = negative ?? await transformer.nullFeatures(cond.tokens);
+  const nul = await transformer.encodeText(uncond);
   await report.compare("text.cond", Float32Array.of(...cond.cond, ...nul.cond));
   await report.compare("text.ctx", cond.ctx);
   await report.compare("text.ctx_null", nul.ctx);
@@ -120,12 +120,13 @@ export async function runCase(
   if (JSON.stringify(grids.map(({ h, w }) => [h, w])) !== JSON.stringify(request.grids)) {
     throw new Error(`Case "${name}" wants grids ${request.grids.join(" ")}: the schedule has others`);
   }
-  const run = beginRun(
-    transformer,
-    [cond, nul],
-    cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks }),
-    plan.schedule.last1M,
-  );
+  using run = await beginRun(transformer, [features, uncond], {
+    dims,
+    images: 1,
+    last: grids.at(-1)!,
+    last1M: plan.schedule.last1M,
+    capacity: cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks }),
+  });
   const forced = new Map<string, Uint8Array | Float32Array | Uint32Array>();
   for (const key of stored.names()) {
     const ref = stored.get(key);
@@ -139,21 +140,19 @@ export async function runCase(
     indices: (k: number, c: number) => forced.get(`scale.${k}.indices.${c}`) as Uint32Array | undefined,
     observe: (k: number, what: string, data: Float32Array) => report.later(`scale.${k}.${what}`, data),
   };
-  let latent = new Float32Array();
-  for await (const scale of drawScales({ plan, dims, transformer: run, seeds: [0], tap })) {
+  const { kernels } = run;
+  let latent: LoopTensor | undefined;
+  for await (const scale of drawScales({ plan, dims, transformer: run, kernels, seeds: [0], tap })) {
     await report.settle();
-    latent = scale.latents[0] as Float32Array<ArrayBuffer>;
+    latent = scale.latent;
   }
-  await report.compare("latent", latent);
+  await report.compare("latent", await kernels.read(latent!));
 
   // picture
   const [, h, w] = stored.get("latent").shape as [number, number, number];
   using decoder = new Decoder(model.decoder, runtime);
-  const rgb = await decoder.decode(latent, h, w);
-  report.picture(
-    toUint8(rgb, h * model.decoder.stride, w * model.decoder.stride),
-    await readBytes(stored.get("image")),
-  );
+  const own = latent instanceof Float32Array ? latent : latent![0]!;
+  report.picture(await decoder.pixels(own, h, w), await readBytes(stored.get("image")));
   return report.finish(name);
 }
 
@@ -267,7 +266,8 @@ if (import.meta.main) {
     console.error(`No dtype "${values.dtype}": one of ${Object.keys(FEATURE_TOLERANCE).join(", ")} is wanted`);
     Deno.exit(2);
   }
-  using runtime = values.device === "webgpu" ? await openWebGpu() : openNative();
+  const resident = values.device === "resident"; // the CPU, as if it had memory of its own
+  using runtime = values.device === "webgpu" ? await openWebGpu() : openNative({ resident });
   const names = await caseNames(folder).catch(() => []);
   if (names.length === 0) {
     console.error(`No golden cases in "${folder}": give a folder with models/ and cases/`);

@@ -1,5 +1,6 @@
 import assert from "node:assert/strict";
 import * as core from "../src/core.ts";
+import { type HostIndices, HostKernels } from "../src/kernels/host.ts";
 import {
   cacheCapacity,
   drawScales,
@@ -32,7 +33,7 @@ function reduced(ranks: number[], change: Partial<ReducedStep> = {}): Step {
 }
 
 /** A transformer of fixed arithmetic: a chunk scales tokens and adds the row, logits mix channels; it writes down its calls. */
-class FakeTransformer implements ScaleTransformer {
+class FakeTransformer implements ScaleTransformer<Float32Array, HostIndices> {
   readonly calls: string[] = [];
   rows: number[];
 
@@ -50,10 +51,10 @@ class FakeTransformer implements ScaleTransformer {
   embed(u: Float32Array, scale: number): Promise<Float32Array> {
     const L = u.length / D;
     const x = Float32Array.from({ length: L * C }, (_, i) => u[Math.floor(i / C) * D + i % D]! + Math.cos(i * scale));
-    return Promise.resolve(x);
+    return Promise.resolve(this.rows.length > this.images ? Float32Array.of(...x, ...x) : x);
   }
 
-  chunk(c: number, x: Float32Array, grid: Grid, positions?: readonly ArrayLike<number>[]): Promise<Float32Array> {
+  chunk(c: number, x: Float32Array, grid: Grid, positions?: HostIndices): Promise<Float32Array> {
     const L = x.length / C / this.rows.length;
     const placed = positions ? ` at ${positions.map((row) => Array.from(row).join(",")).join(";")}` : "";
     this.calls.push(`chunk ${c}: ${this.rows.length} rows x ${L} of ${grid.h}x${grid.w}${placed}`);
@@ -76,30 +77,34 @@ class FakeTransformer implements ScaleTransformer {
   }
 }
 
+type HostRequest = LoopRequest<Float32Array, HostIndices>;
+
 function request(
   steps: Step[],
   images = 1,
-  extra: Partial<Omit<LoopRequest, "transformer">> = {},
-): Omit<LoopRequest, "transformer"> & { transformer: FakeTransformer } {
+  extra: Partial<Omit<HostRequest, "transformer">> = {},
+): HostRequest & { transformer: FakeTransformer } {
+  const grids = schedule(1, "0.06M").grids.slice(0, steps.length);
   const both = steps.find((step) => step.kind !== "skip")?.rows === "both";
   const rows = Array.from({ length: images * (both ? 2 : 1) }, (_, r) => Math.floor(r / images));
   return {
     plan: {
       model: "fake",
-      schedule: { ...schedule(1, "0.06M"), grids: schedule(1, "0.06M").grids.slice(0, steps.length) },
+      schedule: { ...schedule(1, "0.06M"), grids },
       stages: steps.map(() => "structure" as const),
       steps,
       topP: 0.97,
     },
     dims: DIMS,
     transformer: new FakeTransformer(images, rows),
+    kernels: new HostKernels(DIMS, { images, last: grids.at(-1)! }),
     seeds: Array.from({ length: images }, (_, i) => 5 + i),
     ...extra,
   };
 }
 
-async function lastLatents(loop: LoopRequest): Promise<readonly Float32Array[]> {
-  return (await Array.fromAsync(drawScales(loop))).at(-1)!.latents;
+async function lastLatents(loop: HostRequest): Promise<readonly Float32Array[]> {
+  return loop.kernels.images((await Array.fromAsync(drawScales(loop))).at(-1)!.latent);
 }
 
 Deno.test("drawScales() guides, samples and accumulates as written down by hand", async () => {
@@ -109,8 +114,7 @@ Deno.test("drawScales() guides, samples and accumulates as written down by hand"
   let latent: Float32Array = new Float32Array(D * 16);
   for (const [k, side] of [1, 2, 4].entries()) {
     const u = core.nextInput(latent, D, 4, 4, side, side, false);
-    const tokens = k === 0 ? twin.start() : await twin.embed(u, k);
-    let x = k === 0 ? tokens : Float32Array.of(...tokens, ...tokens);
+    let x = k === 0 ? twin.start() : await twin.embed(u, k);
     for (let c = 0; c < CHUNKS; c++) x = await twin.chunk(c, x, { h: side, w: side });
     const z = await twin.logits(x);
     const half = z.length / 2;
@@ -180,7 +184,7 @@ Deno.test("control (d) adds codes at the chosen rows of the last chunk only", as
   const tap = { indices: (_: number, c: number) => c === 0 ? Uint32Array.of(1, 4) : Uint32Array.of(0, 5, 15) };
   const without = await Array.fromAsync(drawScales(request(steps(false), 1, { tap })));
   const withAll = await lastLatents(request(steps(true), 1, { tap }));
-  const before = without[1]!.latents[0]!, after = without[2]!.latents[0]!;
+  const before = without[1]!.latent, after = without[2]!.latent;
   const changed = new Set<number>();
   after.forEach((value, i) => value !== before[i] && changed.add(i % 16));
   assert.deepEqual([...changed].sort((a, b) => a - b), [0, 5, 15]);
@@ -190,9 +194,9 @@ Deno.test("control (d) adds codes at the chosen rows of the last chunk only", as
 Deno.test("a skipped scale runs nothing and adds nothing", async () => {
   const loop = request([FULL, FULL, SKIP]);
   const scales = await Array.fromAsync(drawScales(loop));
-  assert.deepEqual(scales[2]!.latents, scales[1]!.latents);
+  assert.deepEqual(scales[2]!.latent, scales[1]!.latent);
   assert.equal(loop.transformer.calls.some((call) => call.includes("4x4")), false);
-  assert.equal(scales[2]!.latents[0]!.length, D * 16, "the running sum has the full size from the start");
+  assert.equal(scales[2]!.latent.length, D * 16, "the running sum has the full size from the start");
 });
 
 Deno.test("images of a batch depend on their own seed alone", async () => {

@@ -18,6 +18,11 @@ export function energy_ranks(x: Float32Array | number[], rows: number, width: nu
 export function gaussians(stream: Uint32Array | number[], count: number, offset: number): Float32Array;
 
 /**
+ * Standard Gumbel numbers [count]: the noise of `sample_rows`, for a device that samples rows in its own memory.
+ */
+export function gumbels(stream: Uint32Array | number[], count: number, offset: number): Float32Array;
+
+/**
  * Input tokens [h*w, d_tok] of the next scale: latent [d, H, W] resized to its grid, two taps an axis.
  */
 export function next_input(latent: Float32Array | number[], h_full: number, w_full: number, h: number, w: number, patchify: boolean): Float32Array;

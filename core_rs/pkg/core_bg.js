@@ -108,6 +108,31 @@ export function gaussians(stream, count, offset) {
 }
 
 /**
+ * Standard Gumbel numbers [count]: the noise of `sample_rows`, for a device that samples rows in its own memory.
+ * @param {Uint32Array | number[]} stream
+ * @param {number} count
+ * @param {number} offset
+ * @returns {Float32Array}
+ */
+export function gumbels(stream, count, offset) {
+    try {
+        const retptr = wasm.__wbindgen_add_to_stack_pointer(-16) >>> 0;
+        const val2 = +count;
+        const val3 = +offset;
+        const ptr0 = passArray32ToWasm0(stream, wasm.__wbindgen_export);
+        const len0 = WASM_VECTOR_LEN;
+        wasm.gumbels(retptr, ptr0, len0, val2, val3);
+        var r0 = getDataViewMemory0().getInt32(retptr + 4 * 0, true);
+        var r1 = getDataViewMemory0().getInt32(retptr + 4 * 1, true);
+        var v4 = getArrayF32FromWasm0(r0, r1).slice();
+        wasm.__wbindgen_export2(r0, r1 * 4, 4);
+        return v4;
+    } finally {
+        wasm.__wbindgen_add_to_stack_pointer(16);
+    }
+}
+
+/**
  * Input tokens [h*w, d_tok] of the next scale: latent [d, H, W] resized to its grid, two taps an axis.
  * @param {Float32Array | number[]} latent
  * @param {number} h_full

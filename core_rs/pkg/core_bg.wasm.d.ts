@@ -4,6 +4,7 @@ export const memory: WebAssembly.Memory;
 export const add_codes: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number, l: number) => void;
 export const energy_ranks: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
 export const gaussians: (a: number, b: number, c: number, d: number, e: number) => void;
+export const gumbels: (a: number, b: number, c: number, d: number, e: number) => void;
 export const next_input: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
 export const project: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
 export const project_stream: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;

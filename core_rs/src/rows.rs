@@ -17,17 +17,29 @@ fn squared_norm(row: &[f32]) -> f64 {
     lanes.iter().sum::<f64>() + rest
 }
 
+/// A standard Gumbel number of a word.
+fn gumbel(word: u32) -> f64 {
+    -(-open_unit(word).ln()).ln()
+}
+
+/// Standard Gumbel numbers [count]: the noise of `sample_rows`, for a device that samples rows in its own memory.
+#[wasm_bindgen]
+pub fn gumbels(stream: &[u32], count: usize, offset: f64) -> Vec<f32> {
+    let mut out = vec![0.0; count];
+    Stream::new(stream).words(offset as u64, count, |i, word| out[i] = gumbel(word) as f32);
+    out
+}
+
 /// Indices [r] of the rows with the largest log||x_i||^2 + Gumbel noise, largest first: the order of r sequential draws.
 ///
 /// Zero rows come after all others, in the order of their noise. `None` when a value is not finite.
 #[wasm_bindgen]
 pub fn sample_rows(stream: &[u32], x: &[f32], width: usize, rank: usize) -> Option<Vec<u32>> {
-    let mut gumbels = vec![0.0; x.len() / width];
-    Stream::new(stream).words(0, gumbels.len(), |i, word| {
-        gumbels[i] = -(-open_unit(word).ln()).ln();
-    });
-    let mut keys = Vec::with_capacity(gumbels.len());
-    for (row, gumbel) in x.chunks_exact(width).zip(gumbels) {
+    let rows = x.len() / width;
+    let mut noise = vec![0.0; rows];
+    Stream::new(stream).words(0, rows, |i, word| noise[i] = gumbel(word));
+    let mut keys = Vec::with_capacity(rows);
+    for (row, gumbel) in x.chunks_exact(width).zip(noise) {
         let norm = squared_norm(row);
         if !norm.is_finite() {
             return None;

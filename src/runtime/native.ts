@@ -24,6 +24,8 @@ const OUT_OF_MEMORY = /alloc|mmap|out of memory/i;
 export interface NativeOptions {
   /** Threads of the shared pool; 0 or none for one a core. */
   threads?: number;
+  /** Offer sessions that keep tensors, as a GPU does: what runs there can be tried where there is none. */
+  resident?: boolean;
 }
 
 /**
@@ -47,7 +49,7 @@ export interface NativeOptions {
  * ```
  */
 export function openNative(options: NativeOptions = {}): Runtime {
-  return new NativeRuntime(new OrtApi(libraryPath()), options.threads ?? 0, "cpu");
+  return new NativeRuntime(new OrtApi(libraryPath()), options, "cpu");
 }
 
 /**
@@ -63,7 +65,7 @@ export function openNative(options: NativeOptions = {}): Runtime {
  * ```
  */
 export async function openWebGpu(options: NativeOptions = {}): Promise<Runtime> {
-  const runtime = new NativeRuntime(new OrtApi(libraryPath()), options.threads ?? 0, "webgpu");
+  const runtime = new NativeRuntime(new OrtApi(libraryPath()), options, "webgpu");
   const graph = new Graph("adapter");
   const x = graph.input("x", "F32", ["n"]);
   graph.output("y", graph.op("Add", [x, x]), "F32", ["n"]);
@@ -109,12 +111,12 @@ class NativeRuntime implements Runtime {
   readonly #env: Handle;
   readonly #memory: Handle;
   readonly #deviceMemory: Handle | undefined;
-  /** See {@linkcode Runtime}; the CPU has no memory of its own. */
+  /** See {@linkcode Runtime}; the CPU has no memory of its own, and does it only for tests. */
   readonly createDeviceSession: ((graph: Graph) => Promise<DeviceSession>) | undefined;
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
-  constructor(api: OrtApi, threads: number, device: "cpu" | "webgpu") {
+  constructor(api: OrtApi, { threads = 0, resident = false }: NativeOptions, device: "cpu" | "webgpu") {
     this.#api = api;
     this.device = device;
     this.attention = device === "cpu" ? "fused" : "plain";
@@ -131,8 +133,10 @@ class NativeRuntime implements Runtime {
     const arena = api.create((out) => call.CreateArenaCfg(0n, SAME_AS_REQUESTED, -1, -1, out));
     api.check(call.CreateAndRegisterAllocator(this.#env, this.#memory, arena));
     call.ReleaseArenaCfg(arena);
-    if (device === "cpu") return;
-    this.#deviceMemory = api.create((out) => call.CreateMemoryInfo(cString("WebGPU_Buf"), 0, 0, DEFAULT, out));
+    if (device === "cpu" && !resident) return;
+    this.#deviceMemory = device === "cpu"
+      ? api.create((out) => call.CreateCpuMemoryInfo(ARENA, DEFAULT, out))
+      : api.create((out) => call.CreateMemoryInfo(cString("WebGPU_Buf"), 0, 0, DEFAULT, out));
     this.createDeviceSession = (graph) => this.createSession(graph);
   }
 
@@ -351,7 +355,7 @@ class NativeSession implements DeviceSession {
 
   #wrap(name: string, tensor: Tensor | undefined): bigint {
     if (!tensor) throw new TypeError(`Graph "${this.#graph}" wants a tensor for "${name}"`);
-    const data = pinned(tensor.data as Float32Array<ArrayBuffer> | BigInt64Array<ArrayBuffer>);
+    const data = pinned(tensor.data as ArrayBufferView<ArrayBuffer>);
     const dims = BigInt64Array.from(tensor.dims, BigInt);
     const out = new BigUint64Array(1);
     this.#api.check(this.#api.call.CreateTensorWithDataAsOrtValue(

@@ -11,12 +11,13 @@ import type { Graph, GraphForm } from "../graph/graph.ts";
 /** A dense tensor in host memory: `data` holds the product of `dims` elements, row-major. */
 export type Tensor =
   | { readonly element: "F32"; readonly dims: readonly number[]; readonly data: Float32Array }
+  | { readonly element: "I32"; readonly dims: readonly number[]; readonly data: Int32Array }
   | { readonly element: "I64"; readonly dims: readonly number[]; readonly data: BigInt64Array };
 
 /** Tensors by input or output name. */
 export type Tensors = Readonly<Record<string, Tensor>>;
 
-/** A float32 tensor in a device's own memory, until it is disposed. */
+/** A tensor in a device's own memory, until it is disposed. */
 export interface DeviceTensor extends Disposable {
   /** Extent of each axis. */
   readonly dims: readonly number[];

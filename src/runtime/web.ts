@@ -18,14 +18,14 @@ const WEIGHT_LIMIT = 2 * 2 ** 30;
 /** The part of onnxruntime-web's interface used here. */
 interface OrtWeb {
   readonly env: { wasm: { numThreads?: number }; logLevel?: string; readonly versions: { readonly web?: string } };
-  readonly Tensor: new (type: string, data: Float32Array | BigInt64Array, dims: readonly number[]) => WebTensor;
+  readonly Tensor: new (type: string, data: Tensor["data"], dims: readonly number[]) => WebTensor;
   readonly InferenceSession: {
     create(model: Uint8Array, options: Record<string, unknown>): Promise<WebSession>;
   };
 }
 
 interface WebTensor {
-  readonly data: Float32Array | BigInt64Array;
+  readonly data: Tensor["data"];
 }
 
 interface WebSession {
@@ -105,11 +105,11 @@ class WebSessionAdapter implements Session {
     // A run holds the only thread: let timers and aborts through before it.
     await new Promise((resolve) => setTimeout(resolve, 0));
     signal?.throwIfAborted();
-    const type = (tensor: Tensor): string => tensor.element === "F32" ? "float32" : "int64";
+    const type = { F32: "float32", I32: "int32", I64: "int64" } as const;
     const feeds = Object.fromEntries(
       Object.entries(inputs).map(([name, tensor]) => [
         name,
-        new this.#ort.Tensor(type(tensor), tensor.data, tensor.dims),
+        new this.#ort.Tensor(type[tensor.element], tensor.data, tensor.dims),
       ]),
     );
     let results: Record<string, WebTensor>;

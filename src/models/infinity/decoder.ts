@@ -4,11 +4,12 @@
  *
  * @module
  */
+import { toUint8 } from "../../core.ts";
 import { type Expected, matchTensors, type TensorRef, TensorSource } from "../../checkpoint/source.ts";
 import { ModelError } from "../../errors.ts";
 import { Graph, type Value } from "../../graph/graph.ts";
 import { ELEMENT } from "../../graph/onnx_proto.ts";
-import { floatTensor, type Runtime, type Session } from "../../runtime/runtime.ts";
+import { type DeviceSession, type DeviceTensor, floatTensor, type Runtime, type Session } from "../../runtime/runtime.ts";
 import { StripDecoder } from "./decoder_strips.ts";
 
 /** A decoder checkpoint that has been checked name by name. */
@@ -122,8 +123,31 @@ export function decoderShapes(
 }
 
 /** latent [1, d, h, w] -> RGB [1, 3, h stride, w stride], not yet clamped to [-1, 1]. */
-export function decoderGraph({ codeDim, widths, blocks, groups, tensors }: DecoderWeights): Graph {
+export function decoderGraph(weights: DecoderWeights): Graph {
   const graph = new Graph("vae decoder");
+  graph.output("rgb", decoded(graph, weights), "F32", [1, 3, "H", "W"]);
+  return graph;
+}
+
+/**
+ * latent [1, d, h, w] -> bytes of [H, W, 3], four in an int32 of `pixels` [H W 3 / 4, 1], the first lowest; toUint8() of the
+ * core, for a device that has no bytes.
+ */
+export function pixelsGraph(weights: DecoderWeights): Graph {
+  const graph = new Graph("vae decoder to pixels");
+  const rgb = graph.op("Clip", [decoded(graph, weights), graph.floats([-1], []), graph.floats([1], [])]);
+  const levels = graph.op("Mul", [graph.op("Add", [rgb, graph.floats([1])]), graph.floats([127.5])]);
+  const interleaved = graph.op("Transpose", [graph.op("Floor", [levels])], { perm: [0, 2, 3, 1] });
+  const bytes = graph.op("Cast", [graph.reshape(interleaved, [-1, 4])], { to: ELEMENT.I32 });
+  const places = graph.op("Cast", [graph.floats([1, 2 ** 8, 2 ** 16, 2 ** 24])], { to: ELEMENT.I32 });
+  // added one by one: WebGPU's ReduceSum of many int32 rounds them as floats
+  const [a, b, c, d] = graph.split(graph.op("Mul", [bytes, places]), 4, 1) as [Value, Value, Value, Value];
+  const packed = graph.op("Add", [graph.op("Add", [a, b]), graph.op("Add", [c, d])]);
+  graph.output("pixels", packed, "I32", ["n", 1]);
+  return graph;
+}
+
+function decoded(graph: Graph, { codeDim, widths, blocks, groups, tensors }: DecoderWeights): Value {
   const weight = (name: string): Value => graph.weight(tensors[name]!);
   const conv = (x: Value, name: string): Value => {
     const kernel = tensors[`${name}.conv.weight`]!.shape[2]!;
@@ -164,8 +188,7 @@ export function decoderGraph({ codeDim, widths, blocks, groups, tensors }: Decod
     const nearest = { mode: "nearest", coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" };
     x = conv(graph.op("Resize", [x, null, double], nearest), `up.${level}.upsample.conv`);
   }
-  graph.output("rgb", conv(normSwish(x, "norm_out"), "conv_out"), "F32", [1, 3, "H", "W"]);
-  return graph;
+  return conv(normSwish(x, "norm_out"), "conv_out");
 }
 
 /** Pictures whose largest map has more values than this are decoded in strips: faster, and in a third of the memory. */
@@ -176,6 +199,7 @@ export class Decoder implements Disposable {
   readonly #weights: DecoderWeights;
   readonly #runtime: Runtime;
   #whole: Promise<Session> | undefined;
+  #pixels: Promise<DeviceSession> | undefined;
   #strips: StripDecoder | undefined;
 
   /** Opens the decoder; graphs are loaded when first used. */
@@ -202,9 +226,24 @@ export class Decoder implements Disposable {
     return rgb;
   }
 
+  /**
+   * latent [d, h, w] -> pixels [H, W, 3]; a latent on a device, [1, d, h, w], becomes bytes there.
+   */
+  async pixels(latent: Float32Array | DeviceTensor, h: number, w: number, signal?: AbortSignal): Promise<Uint8Array> {
+    const { stride } = this.#weights;
+    const [H, W] = [h * stride, w * stride];
+    if (latent instanceof Float32Array) return toUint8(await this.decode(latent, h, w, signal), H, W);
+    const packed = new Int32Array(H * W * 3 / 4); // sides are multiples of 4: a picture is a few latent cells at least
+    const session = await (this.#pixels ??= this.#runtime.createDeviceSession!(pixelsGraph(this.#weights)));
+    const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
+    await session.runKeeping({ latent }, { pixels }, {}, signal);
+    return new Uint8Array(packed.buffer);
+  }
+
   /** Frees the weights. */
   [Symbol.dispose](): void {
     this.#whole?.then((session) => session[Symbol.dispose](), () => {});
+    this.#pixels?.then((session) => session[Symbol.dispose](), () => {});
     this.#strips?.[Symbol.dispose]();
   }
 }

@@ -1,157 +1,228 @@
 /**
- * A batch of pictures on a device with memory of its own: keys, values and texts stay there between scales, and a chunk of
- * blocks is one graph.
- *
- * What crosses is the hidden state at the ends of a chunk and the logits; the cache, which grows to gigabytes, does not.
+ * A batch of pictures on a device with memory of its own: nothing leaves it between the texts' features and the decoder's
+ * bytes. A chunk of blocks is one graph, run a batch row at a time.
  *
  * @module
  */
+import { type DeviceIndices, DeviceKernels, type DeviceRows } from "../../kernels/device.ts";
+import type { HostIndices } from "../../kernels/host.ts";
+import { DeviceMemory } from "../../runtime/device_memory.ts";
+import { type DeviceTensor, floatTensor, intTensor } from "../../runtime/runtime.ts";
 import type { Grid } from "../../schedule.ts";
-import { type DeviceTensor, floatTensor, type Tensor } from "../../runtime/runtime.ts";
-import { InfinityRun } from "./run.ts";
+import { embedGraph } from "./graphs.ts";
+import { ropeTable } from "./rope.ts";
+import { InfinityRun, type PictureRun, type RunRequest } from "./run.ts";
 import type { EncodedText, InfinityTransformer } from "./transformer.ts";
 
-/** Keys and values of one block for one batch row. */
+/** A tensor of the loop in either memory. */
+export type LoopTensor = Float32Array | DeviceRows;
+
+/** Row indices of the loop in either memory. */
+export type LoopIndices = HostIndices | DeviceIndices;
+
+/** Keys and values of one block. */
 interface Pair {
   readonly keys: DeviceTensor;
   readonly values: DeviceTensor;
 }
 
-/** One batch row: its cache and its text, a pair a block; the cache is empty before the first scale. */
+/** One batch row: its text, and its cache, a pair a block, empty before the first scale. */
 interface DeviceRow {
+  readonly text: EncodedText<DeviceTensor>;
   readonly cache: (Pair | undefined)[];
-  readonly text: Pair[];
+}
+
+/** Rotation tables of a scale and the places of its tokens, in their order. */
+interface Placement {
+  readonly grid: Grid;
+  readonly cos: DeviceTensor;
+  readonly sin: DeviceTensor;
+  readonly positions: Map<number, DeviceTensor>; // by token count
 }
 
 /** The state of one batch of pictures between scales, on a device. */
-export class DeviceRun extends InfinityRun {
+export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
+  /** Small graphs. */
+  readonly kernels: DeviceKernels;
   readonly #transformer: InfinityTransformer;
-  readonly #texts: readonly EncodedText[];
-  #state: Promise<DeviceRow[]> | undefined;
-  #from = 0; // rows that are still wanted, of those at the beginning
-  #to: number;
+  readonly #memory: DeviceMemory;
+  readonly #request: RunRequest;
+  readonly #texts: Set<EncodedText<DeviceTensor>>; // rows share them
+  #rows: DeviceRow[];
+  #placement: Placement | undefined; // of the scale at hand
 
-  /** Starts a picture; see {@linkcode beginRun}. */
-  constructor(transformer: InfinityTransformer, texts: readonly EncodedText[], last1M: Grid) {
-    const { chunks } = transformer.weights.dims;
-    super(transformer, texts, new Array(chunks).fill(0), last1M);
+  /**
+   * Starts a picture.
+   *
+   * @param memory where the texts lie; freed with this object
+   * @param texts one encoded text a row, conditional rows first
+   */
+  constructor(
+    transformer: InfinityTransformer,
+    memory: DeviceMemory,
+    texts: readonly EncodedText<DeviceTensor>[],
+    request: RunRequest,
+  ) {
+    this.kernels = new DeviceKernels(memory, request.dims, request);
     this.#transformer = transformer;
-    this.#texts = texts;
-    this.#to = texts.length;
+    this.#memory = memory;
+    this.#request = request;
+    this.#texts = new Set(texts);
+    this.#rows = texts.map((text) => ({ text, cache: [] }));
   }
 
-  /** Cuts the batch to some rows, for good. */
-  override keepRows(from: number, to: number): void {
-    super.keepRows(from, to);
-    const [first, end] = [this.#from + from, this.#from + to];
-    const [before, after] = [this.#from, this.#to];
-    this.#from = first;
-    this.#to = end;
-    this.#state = this.#state?.then((rows) => {
-      free(rows.slice(0, first - before));
-      free(rows.slice(end - before, after - before));
-      return rows.slice(first - before, end - before);
-    });
+  /** Cuts the batch to some rows, for good; texts may be shared and stay. */
+  keepRows(from: number, to: number): void {
+    for (const { cache } of [...this.#rows.slice(0, from), ...this.#rows.slice(to)]) {
+      for (const pair of cache) if (pair) this.#free(pair);
+    }
+    this.#rows = this.#rows.slice(from, to);
   }
 
-  /** Frees what is on the device. */
-  override [Symbol.dispose](): void {
-    super[Symbol.dispose]();
-    this.#state?.then(free, () => {});
-    this.#state = undefined;
+  /** Frees what no picture needs after its last scale. */
+  freeCache(): void {
+    this.keepRows(0, 0);
+    for (const text of this.#texts) {
+      const { cond, start, ada, head, ctx, keys, values } = text;
+      for (const tensor of [cond, start, ada, head, ctx, ...keys, ...values]) this.#memory.free(tensor);
+    }
+    this.#texts.clear();
   }
 
-  /** As {@linkcode InfinityRun.chunk}. */
-  override async chunk(
+  /** Frees all that is on the device. */
+  [Symbol.dispose](): void {
+    this.#memory[Symbol.dispose]();
+    this.#rows = [];
+  }
+
+  /** Tokens of scale 0, [1, 1, C] a row. */
+  start(): DeviceRows {
+    return this.#rows.map(({ text }) => this.#memory.hold(text.start));
+  }
+
+  /** Tokens of a later scale, [1, L, C] a row, the same for both rows of an image; takes u [L, d_tok] over. */
+  async embed(u: DeviceRows, scale: number, signal?: AbortSignal): Promise<DeviceRows> {
+    const { weights } = this.#transformer;
+    const made: DeviceTensor[] = [];
+    for (const own of u) {
+      const inputs = { u: own, scale: intTensor([scale], [1]) };
+      const dims = { x: [1, own.dims[0]!, weights.dims.width] };
+      made.push((await this.#memory.run("embed", () => embedGraph(weights), inputs, dims, { signal }))["x"]!);
+      this.#memory.free(own);
+    }
+    return this.#rows.map((_, row) => row < made.length ? made[row]! : this.#memory.hold(made[row - made.length]!));
+  }
+
+  /** Runs the blocks of one chunk on each row, [1, L, C]; their keys and values join the cache. */
+  async chunk(
     chunk: number,
-    x: Float32Array,
+    x: DeviceRows,
     grid: Grid,
-    positions?: readonly ArrayLike<number>[],
+    positions?: DeviceIndices,
     signal?: AbortSignal,
-  ): Promise<Float32Array> {
+  ): Promise<DeviceRows> {
     const { width: C, depth, chunks } = this.#transformer.weights.dims;
-    const R = this.rows;
-    const L = x.length / (R * C);
     const per = depth / chunks;
-    const rows = await (this.#state ??= this.#upload(signal));
-    const session = await this.#transformer.chunkSession(chunk, R);
-    const inputs: Record<string, Tensor | DeviceTensor> = {
-      x: floatTensor(x, [R, L, C]),
-      ...this.placement(grid, L, positions),
-    };
-    const kept: Record<string, number[]> = {};
     const empty = floatTensor(new Float32Array(0), [1, 0, C]);
-    rows.forEach(({ cache, text }, r) => {
-      for (let layer = 0; layer < per; layer++) {
-        const past = cache[chunk * per + layer];
-        const tokens = (past?.keys.dims[1] ?? 0) + L;
-        inputs[`keys.${layer}.${r}`] = past?.keys ?? empty;
-        inputs[`values.${layer}.${r}`] = past?.values ?? empty;
-        inputs[`textKeys.${layer}.${r}`] = text[chunk * per + layer]!.keys;
-        inputs[`textValues.${layer}.${r}`] = text[chunk * per + layer]!.values;
-        kept[`newKeys.${layer}.${r}`] = kept[`newValues.${layer}.${r}`] = [1, tokens, C];
+    const layers = Array.from({ length: per }, (_, layer) => [layer, chunk * per + layer] as const);
+    const out: DeviceTensor[] = [];
+    for (const [row, { text, cache }] of this.#rows.entries()) {
+      const own = x[row]!;
+      const L = own.dims[1]!;
+      const placed = await this.#places(grid, L, signal);
+      const inputs = { x: own, ada: text.ada, ...placed, positions: positions?.[row] ?? placed.positions };
+      const caches: Record<string, DeviceTensor | typeof empty> = {};
+      const kept: Record<string, readonly number[]> = { x_out: [1, L, C] };
+      for (const [layer, block] of layers) {
+        const past = cache[block];
+        caches[`keys.${layer}`] = past?.keys ?? empty;
+        caches[`values.${layer}`] = past?.values ?? empty;
+        caches[`textKeys.${layer}`] = text.keys[block]!;
+        caches[`textValues.${layer}`] = text.values[block]!;
+        kept[`newKeys.${layer}`] = kept[`newValues.${layer}`] = [1, (past?.keys.dims[1] ?? 0) + L, C];
       }
-    });
-    const out = new Float32Array(x.length); // the device may still read x while it writes
-    const fresh = await session.runKeeping(inputs, { x_out: floatTensor(out, [R, L, C]) }, kept, signal);
-    rows.forEach(({ cache }, r) => {
-      for (let layer = 0; layer < per; layer++) {
-        free([{ cache: [cache[chunk * per + layer]], text: [] }]);
-        const [keys, values] = [fresh[`newKeys.${layer}.${r}`]!, fresh[`newValues.${layer}.${r}`]!];
-        cache[chunk * per + layer] = { keys, values };
+      const graph = () => this.#transformer.chunkGraph(chunk);
+      const made = await this.#memory.run(`chunk ${chunk}`, graph, { ...inputs, ...caches }, kept, { signal });
+      for (const [layer, block] of layers) {
+        if (cache[block]) this.#free(cache[block]);
+        cache[block] = { keys: made[`newKeys.${layer}`]!, values: made[`newValues.${layer}`]! };
       }
-    });
+      this.#memory.free(own);
+      out.push(made["x_out"]!);
+    }
     return out;
   }
 
-  /** Copies the texts' keys and values to the device, once. */
-  async #upload(signal?: AbortSignal): Promise<DeviceRow[]> {
-    const { width: C } = this.#transformer.weights.dims;
-    const session = await this.#transformer.uploadSession();
-    const put = async (data: Float32Array): Promise<DeviceTensor> => {
-      const dims = [1, data.length / C, C];
-      const { y } = await session.runKeeping({ x: floatTensor(data, dims) }, {}, { y: dims }, signal);
-      return y!;
-    };
-    const rows: DeviceRow[] = this.#texts.slice(this.#from, this.#to).map(() => ({ cache: [], text: [] }));
-    try {
-      for (const [r, { text }] of rows.entries()) {
-        const { keys, values } = this.#texts[this.#from + r]!;
-        for (const [layer, own] of keys.entries()) {
-          const first = await put(own);
-          text.push({ keys: first, values: first }); // so that it is freed should the second fail
-          text[layer] = { keys: first, values: await put(values[layer]!) };
-        }
-      }
-    } catch (error) {
-      free(rows);
-      throw error;
+  /** Logits of every bit, class 1 minus class 0, [1, L, d_tok] a row. */
+  async logits(x: DeviceRows, signal?: AbortSignal): Promise<DeviceRows> {
+    const { tokenDim } = this.#transformer.weights.dims;
+    const out: DeviceTensor[] = [];
+    for (const [row, own] of x.entries()) {
+      const inputs = { x: own, head: this.#rows[row]!.text.head };
+      const dims = { logits: [1, own.dims[1]!, tokenDim] };
+      const graph = () => this.#transformer.headGraph();
+      out.push((await this.#memory.run("head", graph, inputs, dims, { signal }))["logits"]!);
+      this.#memory.free(own);
     }
-    return rows;
+    return out;
+  }
+
+  #free({ keys, values }: Pair): void {
+    this.#memory.free(keys);
+    this.#memory.free(values);
+  }
+
+  /** Where the first L tokens of a grid sit; copied to the device once a scale. */
+  async #places(
+    grid: Grid,
+    L: number,
+    signal?: AbortSignal,
+  ): Promise<{ cos: DeviceTensor; sin: DeviceTensor; positions: DeviceTensor }> {
+    const memory = this.#memory;
+    if (this.#placement?.grid !== grid) {
+      const { width, heads } = this.#transformer.weights.dims;
+      const { cos, sin, rows, pairs } = ropeTable(grid, this.#request.last1M, width / heads);
+      const table = (data: Float32Array) => memory.upload(floatTensor(data, [rows, pairs]), signal);
+      const old = this.#placement;
+      this.#placement = { grid, cos: await table(cos), sin: await table(sin), positions: new Map() };
+      if (old) for (const tensor of [old.cos, old.sin, ...old.positions.values()]) memory.free(tensor);
+    }
+    const { cos, sin, positions } = this.#placement;
+    let places = positions.get(L);
+    if (!places) {
+      places = await memory.upload(intTensor(Array.from({ length: L }, (_, i) => i), [1, L]), signal);
+      positions.set(L, places);
+    }
+    return { cos, sin, positions: places };
   }
 }
 
 /**
- * Starts a batch of pictures where its cache belongs: on the device, or in host memory. See {@linkcode InfinityRun}.
+ * Starts a batch of pictures where its tensors belong: on the device, or in host memory.
  *
+ * @param segments T5 features of the conditional rows, then of the null rows, or of those alone that will run, [T, Dt] each
  * @throws {DeviceError} when the cache does not fit in memory
  */
-export function beginRun(
+export async function beginRun(
   transformer: InfinityTransformer,
-  texts: readonly EncodedText[],
-  capacity: readonly number[],
-  last1M: Grid,
-): InfinityRun {
-  return transformer.keepsTensors
-    ? new DeviceRun(transformer, texts, last1M)
-    : new InfinityRun(transformer, texts, capacity, last1M);
-}
-
-function free(rows: readonly DeviceRow[]): void {
-  for (const { cache, text } of rows) {
-    for (const pair of [...cache, ...text]) {
-      pair?.keys[Symbol.dispose]();
-      pair?.values[Symbol.dispose]();
-    }
+  segments: readonly Float32Array[],
+  request: RunRequest,
+  signal?: AbortSignal,
+): Promise<PictureRun<LoopTensor, LoopIndices>> {
+  const rows = <Text>(texts: readonly Text[]): Text[] =>
+    texts.flatMap((text) => Array.from({ length: request.images }, () => text));
+  if (!transformer.keepsTensors) {
+    const texts: EncodedText[] = [];
+    for (const features of segments) texts.push(await transformer.encodeText(features, signal));
+    return new InfinityRun(transformer, rows(texts), request);
+  }
+  const memory = new DeviceMemory((key, graph) => transformer.deviceSession(key, graph));
+  try {
+    const texts: EncodedText<DeviceTensor>[] = [];
+    for (const features of segments) texts.push(await transformer.encodeTextThere(features, memory, signal));
+    return new DeviceRun(transformer, memory, rows(texts), request);
+  } catch (error) {
+    memory[Symbol.dispose]();
+    throw error;
   }
 }

@@ -62,26 +62,26 @@ export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphF
   const ctx = graph.linear(gelu(graph, hidden), outer["text_proj_for_ca.2.weight"]!, outer["text_proj_for_ca.2.bias"]!);
 
   graph.output("cond", cond, "F32", [1, C]);
-  graph.output("start", start, "F32", [1, C]);
+  graph.output("start", unsqueeze(graph, start), "F32", [1, 1, C]);
   graph.output("ada", affine("shared_ada_lin.1"), "F32", [1, 6 * C]);
   graph.output("head", affine("head_nm.ada_lin.1"), "F32", [1, 2 * C]);
   graph.output("ctx", ctx, "F32", ["T", C]);
   blocks.forEach((block, layer) => {
     const [key, value] = keyValue(graph, ctx, block["ca.mat_kv.weight"]!, block["ca.v_bias"]!, C);
-    graph.output(`key.${layer}`, key, "F32", ["T", C]);
-    graph.output(`value.${layer}`, value, "F32", ["T", C]);
+    graph.output(`key.${layer}`, unsqueeze(graph, key), "F32", [1, "T", C]);
+    graph.output(`value.${layer}`, unsqueeze(graph, value), "F32", [1, "T", C]);
   });
   return graph;
 }
 
-/** Running latent at this scale's grid -> tokens with their level embedding (§5.4, §2.8): u [L, d_tok] -> x [L, C]. */
+/** Running latent at this scale's grid -> tokens with their level embedding (§5.4, §2.8): u [L, d_tok] -> x [1, L, C]. */
 export function embedGraph({ dims, outer }: InfinityWeights): Graph {
   const graph = new Graph("word_embed");
   const u = graph.input("u", "F32", ["L", dims.tokenDim]);
   const scale = graph.input("scale", "I64", [1]);
   const level = graph.op("Gather", [graph.weight(outer["lvl_embed.weight"]!), scale], { axis: 0 });
   const x = graph.linear(u, outer["word_embed.weight"]!, outer["word_embed.bias"]!);
-  graph.output("x", graph.op("Add", [x, level]), "F32", ["L", dims.width]);
+  graph.output("x", unsqueeze(graph, graph.op("Add", [x, level])), "F32", [1, "L", dims.width]);
   return graph;
 }
 
@@ -143,42 +143,44 @@ export function linkGraph(
 }
 
 /**
- * A whole chunk, for devices with memory of their own: what links write behind the past in place, it concatenates.
+ * A whole chunk for one batch row, for devices with memory of their own: what links write behind the past in place, it
+ * concatenates. Rows run one after the other, so that weights are held once however many rows there are.
  *
- * Inputs: x [R, L, C], ada [R, 6C], positions [R, L], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
- * and row r keys.l.r, values.l.r [1, P, C], the past, which may be empty, and textKeys.l.r, textValues.l.r [1, T_r, C].
- * Outputs: x_out [R, L, C], and newKeys.l.r, newValues.l.r [1, P + L, C].
+ * Inputs: x [1, L, C], ada [1, 6C], positions [1, L], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
+ * keys.l, values.l [1, P, C], the past, which may be empty, and textKeys.l, textValues.l [1, T, C].
+ * Outputs: x_out [1, L, C], and newKeys.l, newValues.l [1, P + L, C].
  */
 export function chunkGraph(
   { dims, blocks }: InfinityWeights,
   folded: FoldedWeights,
   chunk: number,
-  rows: number,
   form: GraphForm,
 ): Graph {
   const { width: C, depth, chunks } = dims;
   const per = depth / chunks;
-  const graph = new Graph(`chunk ${chunk}, ${rows} rows`, form);
-  const make = { graph, dims, rows, quantised: () => undefined };
-  let x = graph.input("x", "F32", [rows, "L", C]);
-  const ada = graph.input("ada", "F32", [rows, 6 * C]);
+  const graph = new Graph(`chunk ${chunk}`, form);
+  const make = { graph, dims, rows: 1, quantised: () => undefined };
+  let x = graph.input("x", "F32", [1, "L", C]);
+  const ada = graph.input("ada", "F32", [1, 6 * C]);
   const rope = ropeInputs(make);
   for (let layer = 0; layer < per; layer++) {
     const block = blocks[chunk * per + layer]!;
     const temperature = folded.temperatures[chunk * per + layer]!;
     const { q, k, v } = enterBlock(make, block, temperature, { x, ada, rope });
-    const past = attentionCaches(make, `keys.${layer}`, `values.${layer}`);
-    const text = attentionCaches(make, `textKeys.${layer}`, `textValues.${layer}`);
-    const extend = (kind: "keys" | "values", fresh: Value): Value[] =>
-      (rows === 1 ? [fresh] : graph.split(fresh, rows, 0)).map((own, r) => {
-        const all = graph.op("Concat", [past[kind][r]!, own], { axis: 1 });
-        graph.output(kind === "keys" ? `newKeys.${layer}.${r}` : `newValues.${layer}.${r}`, all, "F32", [1, "P+L", C]);
-        return all;
-      });
-    const cache = { keys: extend("keys", k), values: extend("values", v) };
+    const extend = (kind: "Keys" | "Values", fresh: Value): Value => {
+      const past = graph.input(`${kind.toLowerCase()}.${layer}`, "F32", [1, "P", C]);
+      const all = graph.op("Concat", [past, fresh], { axis: 1 });
+      graph.output(`new${kind}.${layer}`, all, "F32", [1, "P+L", C]);
+      return all;
+    };
+    const cache = { keys: [extend("Keys", k)], values: [extend("Values", v)] };
+    const text = {
+      keys: [graph.input(`textKeys.${layer}`, "F32", [1, "T", C])],
+      values: [graph.input(`textValues.${layer}`, "F32", [1, "T", C])],
+    };
     x = leaveBlock(make, block, { x, ada, q, cache, text });
   }
-  graph.output("x_out", x, "F32", [rows, "L", C]);
+  graph.output("x_out", x, "F32", [1, "L", C]);
   return graph;
 }
 

@@ -9,7 +9,7 @@ import type { TensorRef, TensorSource } from "../../checkpoint/source.ts";
 import { readFileBytes, sampleHash } from "../fingerprint.ts";
 import { decoderFlopsPerPixel, type ModelShape } from "../../cost.ts";
 import { ModelError } from "../../errors.ts";
-import type { LoopDims } from "../../pipeline.ts";
+import type { LoopDims } from "../../kernels/kernels.ts";
 import { parseRankTable, RANK_FILE, type RankTable } from "../../presets.ts";
 import { PIXEL_BUDGETS, type PixelBudget } from "../../schedule.ts";
 import { readT5Weights, type T5Weights } from "../../text/t5_encoder.ts";

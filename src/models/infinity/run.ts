@@ -9,6 +9,10 @@ import { DeviceError } from "../../errors.ts";
 import type { Grid } from "../../schedule.ts";
 import { availableMemory } from "../../runtime/available_memory.ts";
 import { floatTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
+import { HostKernels } from "../../kernels/host.ts";
+import type { HostIndices } from "../../kernels/host.ts";
+import type { LoopBatch, LoopDims, ScaleKernels } from "../../kernels/kernels.ts";
+import type { ScaleTransformer } from "../../pipeline.ts";
 import { type RopeTable, ropeTable } from "./rope.ts";
 import type { EncodedText, InfinityTransformer } from "./transformer.ts";
 
@@ -19,9 +23,30 @@ interface Row {
   readonly values: readonly Float32Array[];
 }
 
-/** The state of one batch of pictures between scales. */
-export class InfinityRun implements Disposable {
+/** One batch of pictures, on tensors T and row indices I: what the loop runs on. */
+export interface PictureRun<T, I> extends ScaleTransformer<T, I>, Disposable {
+  /** The arithmetic around the transformer. */
+  readonly kernels: ScaleKernels<T, I>;
+  /** Frees texts, keys and values at once, which can be gigabytes, and leaves the running latent. */
+  freeCache(): void;
+}
+
+/** What a batch of pictures is begun with. */
+export interface RunRequest extends LoopBatch {
+  /** Dimensions of the loop. */
+  readonly dims: LoopDims;
+  /** Last grid of the 1M schedule of this aspect ratio, which positions are stretched to (§3.4). */
+  readonly last1M: Grid;
+  /** Tokens each chunk will execute over all scales, [chunks]. */
+  readonly capacity: readonly number[];
+}
+
+/** The state of one batch of pictures between scales, in host memory. */
+export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
+  /** The wasm core's. */
+  readonly kernels: HostKernels;
   readonly #transformer: InfinityTransformer;
+  readonly #images: number;
   readonly #filled: Int32Array; // cache tokens written so far, a chunk
   readonly #last1M: Grid;
   #rows: Row[];
@@ -33,16 +58,12 @@ export class InfinityRun implements Disposable {
    * Starts a picture: allocates the cache for all the tokens that will be executed.
    *
    * @param texts one encoded text a row, conditional rows first
-   * @param capacity tokens each chunk will execute over all scales, [chunks]
-   * @param last1M last grid of the 1M schedule of this aspect ratio, which positions are stretched to (§3.4)
    * @throws {DeviceError} when the cache does not fit in memory
    */
-  constructor(
-    transformer: InfinityTransformer,
-    texts: readonly EncodedText[],
-    capacity: readonly number[],
-    last1M: Grid,
-  ) {
+  constructor(transformer: InfinityTransformer, texts: readonly EncodedText[], request: RunRequest) {
+    const { capacity, last1M, images } = request;
+    this.kernels = new HostKernels(request.dims, request);
+    this.#images = images;
     const { width, depth, chunks } = transformer.weights.dims;
     this.#transformer = transformer;
     this.#filled = new Int32Array(chunks);
@@ -82,10 +103,15 @@ export class InfinityRun implements Disposable {
     this.#head = concatenate(this.#rows.map(({ text }) => text.head));
   }
 
-  /** Frees the cache at once, without waiting for the garbage collector: it can be gigabytes. */
-  [Symbol.dispose](): void {
+  /** Does not wait for the garbage collector. */
+  freeCache(): void {
     release(this.#rows);
     this.#rows = [];
+  }
+
+  /** Frees the cache. */
+  [Symbol.dispose](): void {
+    this.freeCache();
   }
 
   /** Tokens of scale 0, [R, 1, C]. */
@@ -93,18 +119,18 @@ export class InfinityRun implements Disposable {
     return concatenate(this.#rows.map(({ text }) => text.start));
   }
 
-  /** Tokens of a later scale from the running latent at its grid: u [L, d_tok] -> [L, C], the same for every row. */
+  /** Tokens of a later scale: u [B, L, d_tok] -> [R, L, C]. */
   async embed(u: Float32Array, scale: number, signal?: AbortSignal): Promise<Float32Array> {
     const { width, tokenDim } = this.#transformer.weights.dims;
-    const tokens = u.length / tokenDim;
+    const tokens = u.length / tokenDim; // of all images
     const x = new Float32Array(tokens * width);
     const session = await this.#transformer.embedding();
     await session.run(
       { u: floatTensor(u, [tokens, tokenDim]), scale: intTensor([scale], [1]) },
-      { x: floatTensor(x, [tokens, width]) },
+      { x: floatTensor(x, [1, tokens, width]) },
       signal,
     );
-    return x;
+    return this.rows === this.#images ? x : concatenate([x, x]);
   }
 
   /**
@@ -118,7 +144,7 @@ export class InfinityRun implements Disposable {
     chunk: number,
     x: Float32Array,
     grid: Grid,
-    positions?: readonly ArrayLike<number>[],
+    positions?: HostIndices,
     signal?: AbortSignal,
   ): Promise<Float32Array> {
     const { width: C, depth, chunks } = this.#transformer.weights.dims;
@@ -128,7 +154,8 @@ export class InfinityRun implements Disposable {
     const past = this.#filled[chunk]!;
     const shape = [R, L, C];
     const q = new Float32Array(R * L * C);
-    const { ada, ...placed } = this.placement(grid, L, positions);
+    const ada = floatTensor(this.#ada, [R, 6 * C]);
+    const placed = this.#placement(grid, L, positions);
     const first = chunk * per;
     const links = Array.from({ length: per + 1 }, (_, link) => ({
       leave: link > 0 ? first + link - 1 : undefined,
@@ -168,27 +195,18 @@ export class InfinityRun implements Disposable {
     return x;
   }
 
-  /** What conditions and places L tokens a row: `ada`, and `positions` into the tables `cos` and `sin` of the grid. */
-  protected placement(
-    grid: Grid,
-    L: number,
-    positions?: readonly ArrayLike<number>[],
-  ): { ada: Tensor; positions: Tensor; cos: Tensor; sin: Tensor } {
+  /** Places L tokens a row: `positions` into the tables `cos` and `sin` of the grid. */
+  #placement(grid: Grid, L: number, rows?: HostIndices): { positions: Tensor; cos: Tensor; sin: Tensor } {
     const { width, heads } = this.#transformer.weights.dims;
     const R = this.rows;
-    const rope = this.#table(grid, width / heads);
-    const places = Array.from({ length: R }, (_, r) => Array.from({ length: L }, (_, i) => positions?.[r]?.[i] ?? i));
+    if (this.#rope?.grid !== grid) this.#rope = { grid, ...ropeTable(grid, this.#last1M, width / heads) };
+    const { cos, sin, rows: tokens, pairs } = this.#rope;
+    const places = Array.from({ length: R }, (_, r) => Array.from({ length: L }, (_, i) => rows?.[r]?.[i] ?? i));
     return {
-      ada: floatTensor(this.#ada, [R, 6 * width]),
       positions: intTensor(places.flat(), [R, L]),
-      cos: floatTensor(rope.cos, [rope.rows, rope.pairs]),
-      sin: floatTensor(rope.sin, [rope.rows, rope.pairs]),
+      cos: floatTensor(cos, [tokens, pairs]),
+      sin: floatTensor(sin, [tokens, pairs]),
     };
-  }
-
-  #table(grid: Grid, headDim: number): RopeTable {
-    if (this.#rope?.grid !== grid) this.#rope = { grid, ...ropeTable(grid, this.#last1M, headDim) };
-    return this.#rope;
   }
 
   /** Logits of every bit, class 1 minus class 0, [R, L, d_tok]. */

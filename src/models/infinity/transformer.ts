@@ -6,6 +6,7 @@
 import { readTensor } from "../../checkpoint/source.ts";
 import {
   type DeviceSession,
+  type DeviceTensor,
   floatTensor,
   type Residency,
   residencyOf,
@@ -13,30 +14,31 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
-import { FEW_ROWS, Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
+import { FEW_ROWS, type Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
+import type { DeviceMemory } from "../../runtime/device_memory.ts";
 import type { FoldedWeights } from "./block.ts";
 import { chunkGraph, embedGraph, headGraph, linkGraph, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import type { InfinityWeights } from "./weights.ts";
 
 /** Keys and values of a text for every block's cross attention, and what the pooled text conditions. */
-export interface EncodedText {
+export interface EncodedText<T = Float32Array> {
   /** Text tokens T. */
   readonly tokens: number;
-  /** Pooled text, [C]. */
-  readonly cond: Float32Array;
-  /** Token of scale 0, level embedding added, [C]. */
-  readonly start: Float32Array;
-  /** Shared adaLN vectors, [6C]. */
-  readonly ada: Float32Array;
-  /** Scale and shift of the head, [2C]. */
-  readonly head: Float32Array;
+  /** Pooled text, [1, C]. */
+  readonly cond: T;
+  /** Token of scale 0, level embedding added, [1, 1, C]. */
+  readonly start: T;
+  /** Shared adaLN vectors, [1, 6C]. */
+  readonly ada: T;
+  /** Scale and shift of the head, [1, 2C]. */
+  readonly head: T;
   /** Cross-attention text, [T, C]. */
-  readonly ctx: Float32Array;
-  /** Cross-attention keys of every block, [T, C] each. */
-  readonly keys: readonly Float32Array[];
-  /** Cross-attention values of every block, [T, C] each. */
-  readonly values: readonly Float32Array[];
+  readonly ctx: T;
+  /** Cross-attention keys of every block, [1, T, C] each. */
+  readonly keys: readonly T[];
+  /** Cross-attention values of every block, [1, T, C] each. */
+  readonly values: readonly T[];
 }
 
 /** How a transformer is loaded. */
@@ -101,28 +103,58 @@ export class InfinityTransformer implements Disposable {
 
   /** Encodes one text segment: T5 features, or rows of the null prompt, [T, Dt]. */
   async encodeText(features: Float32Array, signal?: AbortSignal): Promise<EncodedText> {
-    const { textDim, width: C, depth } = this.weights.dims;
-    const tokens = features.length / textDim;
+    const tokens = features.length / this.weights.dims.textDim;
     const count = this.#rowCount(tokens);
     const session = await this.#session(`text ${count}`, () => textGraph(this.weights, this.#form(count)));
     const outputs: Record<string, Tensor> = {};
-    const take = (name: string, rows: number, columns: number): Float32Array => {
-      const data = new Float32Array(rows * columns);
-      outputs[name] = floatTensor(data, [rows, columns]);
+    const encoded = this.#textOutputs(tokens, (name, dims) => {
+      const data = new Float32Array(dims.reduce((product, dim) => product * dim));
+      outputs[name] = floatTensor(data, dims);
       return data;
-    };
-    const encoded = {
-      tokens,
-      cond: take("cond", 1, C),
-      start: take("start", 1, C),
-      ada: take("ada", 1, 6 * C),
-      head: take("head", 1, 2 * C),
-      ctx: take("ctx", tokens, C),
-      keys: Array.from({ length: depth }, (_, layer) => take(`key.${layer}`, tokens, C)),
-      values: Array.from({ length: depth }, (_, layer) => take(`value.${layer}`, tokens, C)),
-    };
-    await session.run({ features: floatTensor(features, [tokens, textDim]) }, outputs, signal);
+    });
+    await session.run(this.#textInput(features, tokens), outputs, signal);
     return encoded;
+  }
+
+  /** The same in a device's memory. */
+  async encodeTextThere(
+    features: Float32Array,
+    memory: DeviceMemory,
+    signal?: AbortSignal,
+  ): Promise<EncodedText<DeviceTensor>> {
+    const tokens = features.length / this.weights.dims.textDim;
+    const shapes: Record<string, readonly number[]> = {};
+    const names = this.#textOutputs(tokens, (name, dims) => (shapes[name] = dims, name));
+    const graph = (): Graph => textGraph(this.weights, this.#form("many"));
+    const made = await memory.run("text", graph, this.#textInput(features, tokens), shapes, { signal });
+    const tensor = (name: string): DeviceTensor => made[name]!;
+    const { cond, start, ada, head, ctx } = names;
+    return {
+      tokens,
+      ...{ cond: tensor(cond), start: tensor(start), ada: tensor(ada), head: tensor(head), ctx: tensor(ctx) },
+      keys: names.keys.map(tensor),
+      values: names.values.map(tensor),
+    };
+  }
+
+  #textInput(features: Float32Array, tokens: number): { features: Tensor } {
+    return { features: floatTensor(features, [tokens, this.weights.dims.textDim]) };
+  }
+
+  /** What the text graph gives, each output made of its name and shape. */
+  #textOutputs<T>(tokens: number, make: (name: string, dims: readonly number[]) => T): EncodedText<T> {
+    const { width: C, depth } = this.weights.dims;
+    const layers = (name: string): T[] => Array.from({ length: depth }, (_, l) => make(`${name}.${l}`, [1, tokens, C]));
+    return {
+      tokens,
+      cond: make("cond", [1, C]),
+      start: make("start", [1, 1, C]),
+      ada: make("ada", [1, 6 * C]),
+      head: make("head", [1, 2 * C]),
+      ctx: make("ctx", [tokens, C]),
+      keys: layers("key"),
+      values: layers("value"),
+    };
   }
 
   /** The learned null prompt's first rows, [tokens, Dt] (§2.3). */
@@ -132,34 +164,30 @@ export class InfinityTransformer implements Disposable {
     return all.slice(0, tokens * textDim);
   }
 
-  /** Whether keys and values can stay on the device: then {@linkcode chunkSession} runs a chunk at a time. */
+  /** Whether tensors can stay on the device: then pictures run there whole (device_run.ts). */
   get keepsTensors(): boolean {
     return this.#runtime.createDeviceSession !== undefined && !this.#quantised;
   }
 
-  /** The session of a whole chunk on a device (see {@linkcode chunkGraph}), created on first use. */
-  chunkSession(chunk: number, rows: number): Promise<DeviceSession> {
-    const graph = (): Graph => chunkGraph(this.weights, this.#folded, chunk, rows, this.#form("many"));
-    return this.#deviceSession(`chunk ${chunk} ${rows}`, graph);
-  }
-
-  /** A session that copies `x` [1, T, C] from the host to `y` on the device. */
-  uploadSession(): Promise<DeviceSession> {
-    return this.#deviceSession("upload", () => {
-      const graph = new Graph("upload");
-      const { width } = this.weights.dims;
-      graph.output("y", graph.input("x", "F32", [1, "T", width]), "F32", [1, "T", width]);
-      return graph;
-    });
-  }
-
-  #deviceSession(key: string, graph: () => Graph): Promise<DeviceSession> {
-    let session = this.#sessions.get(key) as Promise<DeviceSession> | undefined;
+  /** Sessions of a device, by key; created on first use, and released with the others. */
+  deviceSession(key: string, graph: () => Graph): Promise<DeviceSession> {
+    const known = `device ${key}`;
+    let session = this.#sessions.get(known) as Promise<DeviceSession> | undefined;
     if (!session) {
       session = this.#runtime.createDeviceSession!(graph());
-      this.#sessions.set(key, session);
+      this.#sessions.set(known, session);
     }
     return session;
+  }
+
+  /** The graph of a whole chunk (see {@linkcode chunkGraph}). */
+  chunkGraph(chunk: number): Graph {
+    return chunkGraph(this.weights, this.#folded, chunk, this.#form("many"));
+  }
+
+  /** The graph of the head (see {@linkcode headGraph}). */
+  headGraph(): Graph {
+    return headGraph(this.weights, this.#folded);
   }
 
   /** The session of a link (see {@linkcode linkGraph}) for some tokens a row, created on first use. */
@@ -192,7 +220,7 @@ export class InfinityTransformer implements Disposable {
 
   /** The head session. */
   head(): Promise<Session> {
-    return this.#session("head", () => headGraph(this.weights, this.#folded));
+    return this.#session("head", () => this.headGraph());
   }
 
   /** Releases every session. */

@@ -1,0 +1,227 @@
+/**
+ * Kernels in a device's memory: a batch tensor is a list of tensors, one a batch row, and every kernel a small graph.
+ *
+ * Only random numbers, and what a scale is told by (guidance, temperature, rank), go to the device; only whether logits are
+ * finite comes back.
+ *
+ * @module
+ */
+import * as core from "../core.ts";
+import type { Stream } from "../core.ts";
+import type { DeviceMemory } from "../runtime/device_memory.ts";
+import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../runtime/runtime.ts";
+import type { Grid } from "../schedule.ts";
+import {
+  addBitsGraph,
+  guideGraph,
+  type LatentShape,
+  nextInputGraph,
+  projectGraph,
+  restoreGraph,
+  sampleRowsGraph,
+  selectRowsGraph,
+  upsampleGraph,
+} from "./graphs.ts";
+import type { BitRequest, GuidedLogits, LoopBatch, LoopDims, ProjectionRequest, ScaleKernels } from "./kernels.ts";
+
+/** A tensor of the loop: its batch rows, or images, each with a leading axis of 1. */
+export type DeviceRows = readonly DeviceTensor[];
+
+/** Row indices I of every image, [1, r] of int64: those drawn lie on the device, given ones on the host. */
+export type DeviceIndices = readonly (DeviceTensor | Tensor)[];
+
+/** A bit is certain from here on when nothing is filtered: no logit is as large. */
+const NEVER = 3e38;
+
+/** Kernels on tensors of a device; each method is {@linkcode ScaleKernels}'s. */
+export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
+  readonly #memory: DeviceMemory;
+  readonly #width: number;
+  readonly #shape: LatentShape;
+  readonly #images: number;
+
+  /** Kernels for one batch, whose tensors `memory` keeps. */
+  constructor(memory: DeviceMemory, { width, codeDim, tokenDim, patchify }: LoopDims, { images, last }: LoopBatch) {
+    const cell = patchify ? 2 : 1;
+    this.#memory = memory;
+    this.#width = width;
+    this.#shape = { codeDim, tokenDim, cell, height: last.h * cell, width: last.w * cell };
+    this.#images = images;
+  }
+
+  /** [1, d, H, W] an image. */
+  async zeros(): Promise<DeviceRows> {
+    const dims = this.#latentDims();
+    const zeros = floatTensor(new Float32Array(dims.reduce((product, dim) => product * dim)), dims);
+    const latent = await this.#memory.upload(zeros);
+    return Array.from({ length: this.#images }, (_, image) => image === 0 ? latent : this.#memory.hold(latent));
+  }
+
+  /** u [L, d_tok] an image. */
+  nextInput(latent: DeviceRows, grid: Grid): Promise<DeviceRows> {
+    const dims = [grid.h * grid.w, this.#shape.tokenDim];
+    const graph = () => nextInputGraph(this.#shape, grid);
+    return this.#each(latent, (own) => this.#one(`input ${this.#key(grid)}`, graph, { latent: own }, "u", dims));
+  }
+
+  /** The same tensors, held once more. */
+  keepNull(x: DeviceRows): DeviceRows {
+    return x.slice(-this.#images).map((row) => this.#memory.hold(row));
+  }
+
+  /** I [1, r] an image, drawn on the device. */
+  sampleRows(x: DeviceRows, rank: number, streams: readonly Stream[]): Promise<DeviceRows> {
+    return this.#each(x, (own, image) => {
+      const M = own.dims[1]!;
+      const noise = floatTensor(core.gumbels(streams[image]!, M), [1, M]);
+      const inputs = { x: own, noise, rank: intTensor([rank], [1]) };
+      return this.#one(`sample ${this.#width}`, () => sampleRowsGraph(this.#width), inputs, "chosen", [1, rank]);
+    });
+  }
+
+  /** I [1, r] an image, on the host until a graph reads it. */
+  indices(rows: readonly Uint32Array[]): Tensor[] {
+    return rows.map((row) => intTensor([...row], [1, row.length]));
+  }
+
+  /** X[I] [1, r, C] an image. */
+  selectRows(x: DeviceRows, chosen: DeviceIndices): Promise<DeviceRows> {
+    const graph = () => selectRowsGraph(this.#width);
+    return this.#each(x, (own, image) => {
+      const I = chosen[image]!;
+      return this.#one(`select ${this.#width}`, graph, { x: own, chosen: I }, "y", [1, I.dims[1]!, this.#width]);
+    });
+  }
+
+  /** Q^T X [1, r, C] an image. */
+  project(x: DeviceRows, { rank, kind, streams, forced }: ProjectionRequest): Promise<DeviceRows> {
+    const draw = kind === "gaussian" ? core.gaussianProjection : core.signProjection;
+    const graph = () => projectGraph(this.#width);
+    return this.#each(x, (own, image) => {
+      const M = own.dims[1]!;
+      const q = floatTensor(forced?.[image] ?? draw(streams[image]!, M, rank), [M, rank]);
+      return this.#one(`project ${this.#width}`, graph, { x: own, q }, "y", [1, rank, this.#width]);
+    });
+  }
+
+  /** [1, L, C] an image. */
+  upsample(cached: DeviceRows, from: Grid, to: Grid): Promise<DeviceRows> {
+    const key = `upsample ${this.#key(from)} ${this.#key(to)}`;
+    const graph = () => upsampleGraph(this.#width, from, to);
+    return this.#each(cached, (own) => this.#one(key, graph, { cached: own }, "z", this.#tokenDims(to)));
+  }
+
+  /** [1, L, C] an image. */
+  restore(cached: DeviceRows, from: Grid, to: Grid, y: DeviceRows, chosen: DeviceIndices): Promise<DeviceRows> {
+    const key = `restore ${this.#key(from)} ${this.#key(to)}`;
+    const graph = () => restoreGraph(this.#width, from, to);
+    return this.#each(cached, (own, image) => {
+      const inputs = { cached: own, y: y[image]!, chosen: chosen[image]! };
+      return this.#one(key, graph, inputs, "z", this.#tokenDims(to));
+    });
+  }
+
+  /** z [1, L, d_tok] an image. */
+  async guide(logits: DeviceRows, guidance: number | undefined, tau: number): Promise<GuidedLogits<DeviceRows>> {
+    const { tokenDim } = this.#shape;
+    const factor = (value: number): Tensor => floatTensor(Float32Array.of(value), [1]);
+    const nul = guidance === undefined ? logits : logits.slice(this.#images);
+    const g = guidance ?? 1;
+    let finite = true;
+    const z = await this.#each(logits.slice(0, this.#images), async (own, image) => {
+      const inputs = { own, nul: nul[image]!, guidance: factor(g), rest: factor(1 - g), tau: factor(tau) };
+      const check = new Float32Array(1);
+      const outputs = { check: floatTensor(check, []) };
+      const made = await this.#memory.run(`guide ${tokenDim}`, () => guideGraph(tokenDim), inputs, { z: own.dims }, {
+        outputs,
+      });
+      finite &&= check[0] === 0;
+      return made["z"]!;
+    });
+    return { z, finite };
+  }
+
+  /** [1, d, H, W] an image. */
+  addBits(
+    latent: DeviceRows,
+    z: DeviceRows,
+    { grid, streams, topP, forced }: BitRequest,
+    only?: DeviceIndices,
+  ): Promise<DeviceRows> {
+    const graph = () => addBitsGraph(this.#shape, grid, only !== undefined);
+    const key = `bits ${this.#key(grid)} ${only !== undefined}`;
+    return this.#each(latent, (own, image) => {
+      const { dims } = z[image]!;
+      const bits = forced?.[image];
+      // a forced bit is drawn with certainty: 2 is above every sigmoid, -1 below
+      const u = bits ? Float32Array.from(bits, (bit) => bit ? -1 : 2) : core.uniforms(streams[image]!, dims[1]! * dims[2]!);
+      const threshold = bits || topP === 0 ? NEVER : Math.min(Math.log(topP / (1 - topP)), NEVER);
+      const inputs = {
+        latent: own,
+        z: z[image]!,
+        u: floatTensor(u, dims),
+        threshold: floatTensor(Float32Array.of(threshold), [1]),
+        ...only && { chosen: only[image]! },
+      };
+      return this.#one(key, graph, inputs, "sum", this.#latentDims());
+    });
+  }
+
+  /** Rows behind each other: for golden cases and calibration. */
+  async read(x: DeviceRows): Promise<Float32Array> {
+    const parts: Float32Array[] = [];
+    for (const row of x) parts.push(await this.#memory.read(row));
+    const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
+    parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
+    return all;
+  }
+
+  /** One list an image. */
+  images(x: DeviceRows): DeviceRows[] {
+    return x.map((own) => [own]);
+  }
+
+  /** Lets go of every row. */
+  free(x: DeviceRows): void {
+    for (const row of x) this.#memory.free(row);
+  }
+
+  /** Lets go of those on the device. */
+  freeIndices(chosen: DeviceIndices): void {
+    for (const rows of chosen) if (!("data" in rows)) this.#memory.free(rows);
+  }
+
+  #latentDims(): number[] {
+    const { codeDim, height, width } = this.#shape;
+    return [1, codeDim, height, width];
+  }
+
+  #tokenDims({ h, w }: Grid): number[] {
+    return [1, h * w, this.#width];
+  }
+
+  /** Names a grid inside a latent: what a graph's constants depend on. */
+  #key({ h, w }: Grid): string {
+    return `${h}x${w} of ${this.#shape.height}x${this.#shape.width}`;
+  }
+
+  async #one(
+    key: string,
+    graph: Parameters<DeviceMemory["run"]>[1],
+    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    output: string,
+    dims: readonly number[],
+  ): Promise<DeviceTensor> {
+    return (await this.#memory.run(key, graph, inputs, { [output]: dims }))[output]!;
+  }
+
+  /** What a kernel makes of each row, one after the other: a device has one queue. */
+  async #each(
+    x: DeviceRows,
+    kernel: (own: DeviceTensor, row: number) => Promise<DeviceTensor>,
+  ): Promise<DeviceTensor[]> {
+    const made: DeviceTensor[] = [];
+    for (const [row, own] of x.entries()) made.push(await kernel(own, row));
+    return made;
+  }
+}
