@@ -128,14 +128,14 @@ export class Graph {
     this.#form = form;
   }
 
-  /** Declares an input; a string dimension is symbolic. */
-  input(name: string, element: ElementName, dims: readonly (number | string)[]): Value {
+  /** Declares an input; a string dimension is symbolic, and without dimensions it may have any rank. */
+  input(name: string, element: ElementName, dims?: readonly (number | string)[]): Value {
     this.inputs.push({ name, element, dims });
     return { name };
   }
 
   /** Declares `value` as the output `name`. */
-  output(name: string, value: Value, element: ElementName, dims: readonly (number | string)[]): void {
+  output(name: string, value: Value, element: ElementName, dims?: readonly (number | string)[]): void {
     this.outputs.push({ name, element, dims });
     const produced = this.#nodes.some((node) => node.outputs.includes(value.name));
     if (produced && !this.#renamed.has(value.name)) this.#renamed.set(value.name, name);

@@ -59,8 +59,8 @@ export interface ValueMessage {
   name: string;
   /** Element type. */
   element: ElementName;
-  /** Dimensions. */
-  dims: readonly (number | string)[];
+  /** Dimensions; none for a tensor of any rank. */
+  dims: readonly (number | string)[] | undefined;
 }
 
 /** Everything a model file holds. */
@@ -135,6 +135,7 @@ function value(writer: BinaryWriter, { name, element, dims }: ValueMessage): voi
   message(writer, 2, (type) =>
     message(type, 1, (tensor) => {
       int(tensor, 1, ELEMENT[element]);
+      if (dims === undefined) return;
       message(tensor, 2, (shape) => {
         for (const dim of dims) {
           message(shape, 1, (entry) => typeof dim === "number" ? int(entry, 1, dim) : text(entry, 2, dim));

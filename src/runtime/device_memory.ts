@@ -4,7 +4,7 @@
  * @module
  */
 import { Graph } from "../graph/graph.ts";
-import { type DeviceSession, type DeviceTensor, floatTensor, type Tensor } from "./runtime.ts";
+import { type DeviceSession, type DeviceTensor, type FloatTensor, floatTensor, type Tensor } from "./runtime.ts";
 
 /** Gives the session of a graph, loaded when it is first asked for; the key names the graph. */
 export type DeviceSessions = (key: string, graph: () => Graph) => Promise<DeviceSession>;
@@ -52,30 +52,18 @@ export class DeviceMemory implements Disposable {
     return made;
   }
 
-  /** A copy on the device. */
-  async upload(tensor: Tensor, signal?: AbortSignal): Promise<DeviceTensor> {
-    const { element, dims } = tensor;
-    const axes = dims.map((_, axis) => `n${axis}`);
-    const graph = (): Graph => {
-      const graph = new Graph("upload");
-      graph.output("y", graph.input("x", element, axes), element, axes);
-      return graph;
-    };
-    return (await this.run(`upload ${element} ${dims.length}`, graph, { x: tensor }, { y: dims }, { signal }))["y"]!;
+  /** A copy on the device, of a float32 tensor: WebGPU takes int64 only as an argument of operators. */
+  async upload(tensor: FloatTensor, signal?: AbortSignal): Promise<DeviceTensor> {
+    const { dims } = tensor;
+    return (await this.run("upload", () => copyGraph("upload"), { x: tensor }, { y: dims }, { signal }))["y"]!;
   }
 
   /** The values of a float32 tensor on the host. */
   async read(tensor: DeviceTensor): Promise<Float32Array> {
     const { dims } = tensor;
-    const axes = dims.map((_, axis) => `n${axis}`);
-    const graph = (): Graph => {
-      const graph = new Graph("read");
-      graph.output("y", graph.input("x", "F32", axes), "F32", axes);
-      return graph;
-    };
     const data = new Float32Array(dims.reduce((product, dim) => product * dim, 1));
     const outputs = { y: floatTensor(data, dims) };
-    await this.run(`read ${dims.length}`, graph, { x: tensor }, {}, { outputs });
+    await this.run("read", () => copyGraph("read"), { x: tensor }, {}, { outputs });
     return data;
   }
 
@@ -101,4 +89,11 @@ export class DeviceMemory implements Disposable {
     for (const tensor of this.#holders.keys()) tensor[Symbol.dispose]();
     this.#holders.clear();
   }
+}
+
+/** y = x, of any rank. */
+function copyGraph(name: string): Graph {
+  const graph = new Graph(name);
+  graph.output("y", graph.input("x", "F32"), "F32");
+  return graph;
 }

@@ -137,13 +137,14 @@ class NativeRuntime implements Runtime {
     this.#deviceMemory = device === "cpu"
       ? api.create((out) => call.CreateCpuMemoryInfo(ARENA, DEFAULT, out))
       : api.create((out) => call.CreateMemoryInfo(cString("WebGPU_Buf"), 0, 0, DEFAULT, out));
-    this.createDeviceSession = (graph) => this.createSession(graph);
+    this.createDeviceSession = (graph) => this.createSession(graph, "packed", true);
   }
 
-  async createSession(graph: Graph, residency: Residency = "packed"): Promise<NativeSession> {
+  /** With `whole`, every operator must be the device's own: one on the CPU would copy its tensors there and back unseen. */
+  async createSession(graph: Graph, residency: Residency = "packed", whole = false): Promise<NativeSession> {
     this.#open++;
     try {
-      const session = await this.#load(graph, residency);
+      const session = await this.#load(graph, residency, whole);
       return new NativeSession(this.#api, [this.#memory, this.#deviceMemory], session, graph, () => this.#close());
     } catch (error) {
       this.#close();
@@ -151,7 +152,7 @@ class NativeRuntime implements Runtime {
     }
   }
 
-  async #load(graph: Graph, residency: Residency): Promise<Handle> {
+  async #load(graph: Graph, residency: Residency, whole: boolean): Promise<Handle> {
     const { call } = this.#api;
     const bytes = await graph.encode("external") as Uint8Array<ArrayBuffer>;
     const options = this.#api.create((out) => call.CreateSessionOptions(out));
@@ -162,6 +163,7 @@ class NativeRuntime implements Runtime {
       this.#api.check(call.DisableMemPattern(options)); // shapes change every scale
       config("session.use_env_allocators", "1");
       if (this.device === "webgpu") {
+        if (whole) config("session.disable_cpu_ep_fallback", "1");
         const name = cString("WebGPU");
         this.#api.check(call.SessionOptionsAppendExecutionProvider(options, name, null, null, 0n));
       }

@@ -8,9 +8,19 @@
  */
 import type { Graph, GraphForm } from "../graph/graph.ts";
 
+/** A float32 tensor in host memory. */
+export interface FloatTensor {
+  /** Discriminator. */
+  readonly element: "F32";
+  /** Extent of each axis. */
+  readonly dims: readonly number[];
+  /** Values, row-major. */
+  readonly data: Float32Array;
+}
+
 /** A dense tensor in host memory: `data` holds the product of `dims` elements, row-major. */
 export type Tensor =
-  | { readonly element: "F32"; readonly dims: readonly number[]; readonly data: Float32Array }
+  | FloatTensor
   | { readonly element: "I32"; readonly dims: readonly number[]; readonly data: Int32Array }
   | { readonly element: "I64"; readonly dims: readonly number[]; readonly data: BigInt64Array };
 
@@ -95,7 +105,7 @@ export interface Runtime extends Disposable {
  * assert.deepEqual(floatTensor(new Float32Array(6), [2, 3]).dims, [2, 3]);
  * ```
  */
-export function floatTensor(data: Float32Array, dims: readonly number[]): Tensor {
+export function floatTensor(data: Float32Array, dims: readonly number[]): FloatTensor {
   checkLength(data.length, dims);
   return { element: "F32", dims, data };
 }

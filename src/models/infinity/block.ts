@@ -16,7 +16,7 @@ export const LAYER_NORM = { axis: -1, epsilon: { float: 1e-6 } };
 export interface FoldedWeights {
   /** exp(min(scale_mul, ln 100)) of every block, [D][H]: the temperature of cosine attention (§3.3). */
   readonly temperatures: readonly Float32Array[];
-  /** Row of class 1 minus row of class 0 of the head, [d_tok, C]: only the difference matters (§4.3). */
+  /** Row of class 1 minus row of class 0 of the head, a column each, [C, d_tok]: only the difference matters (§4.3). */
   readonly headWeight: Float32Array;
   /** The same difference of its bias, [d_tok]. */
   readonly headBias: Float32Array;
@@ -44,7 +44,7 @@ export interface RowCaches {
 
 /** Where tokens sit: positions [R, L] into the tables cos, sin [M, hd/2] of a scale (§3.4). */
 export interface Rope {
-  /** Row of the tables for every token. */
+  /** Row of the tables for every token, or for the first one alone, [1], which the others follow. */
   readonly positions: Value;
   /** Cosines. */
   readonly cos: Value;
@@ -60,9 +60,9 @@ export function attentionCaches({ graph, dims, rows }: BlockMaker, keys: string,
 }
 
 /** Declares the inputs of a {@linkcode Rope}. */
-export function ropeInputs({ graph, dims: { width, heads }, rows }: BlockMaker): Rope {
+export function ropeInputs({ graph, dims: { width, heads } }: BlockMaker): Rope {
   return {
-    positions: graph.input("positions", "I64", [rows, "L"]),
+    positions: graph.input("positions", "I64"),
     cos: graph.input("cos", "F32", ["M", width / heads / 2]),
     sin: graph.input("sin", "F32", ["M", width / heads / 2]),
   };

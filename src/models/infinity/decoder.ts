@@ -130,12 +130,12 @@ export function decoderGraph(weights: DecoderWeights): Graph {
 }
 
 /**
- * latent [1, d, h, w] -> bytes of [H, W, 3], four in an int32 of `pixels` [H W 3 / 4, 1], the first lowest; toUint8() of the
+ * latent [1, d, h, w] of one size -> bytes of [H, W, 3], four in an int32 of `pixels` [H W 3 / 4, 1], the first lowest; toUint8() of the
  * core, for a device that has no bytes.
  */
-export function pixelsGraph(weights: DecoderWeights): Graph {
+export function pixelsGraph(weights: DecoderWeights, h: number, w: number): Graph {
   const graph = new Graph("vae decoder to pixels");
-  const rgb = graph.op("Clip", [decoded(graph, weights), graph.floats([-1], []), graph.floats([1], [])]);
+  const rgb = graph.op("Clip", [decoded(graph, weights, [h, w]), graph.floats([-1], []), graph.floats([1], [])]);
   const levels = graph.op("Mul", [graph.op("Add", [rgb, graph.floats([1])]), graph.floats([127.5])]);
   const interleaved = graph.op("Transpose", [graph.op("Floor", [levels])], { perm: [0, 2, 3, 1] });
   const bytes = graph.op("Cast", [graph.reshape(interleaved, [-1, 4])], { to: ELEMENT.I32 });
@@ -147,7 +147,13 @@ export function pixelsGraph(weights: DecoderWeights): Graph {
   return graph;
 }
 
-function decoded(graph: Graph, { codeDim, widths, blocks, groups, tensors }: DecoderWeights): Value {
+/** Shapes are computed as the graph runs, or constants where a size is given: a device computes no shapes. */
+function decoded(
+  graph: Graph,
+  { codeDim, widths, blocks, groups, tensors }: DecoderWeights,
+  size?: readonly [number, number],
+): Value {
+  let sides = size; // of the map at hand
   const weight = (name: string): Value => graph.weight(tensors[name]!);
   const conv = (x: Value, name: string): Value => {
     const kernel = tensors[`${name}.conv.weight`]!.shape[2]!;
@@ -160,14 +166,17 @@ function decoded(graph: Graph, { codeDim, widths, blocks, groups, tensors }: Dec
   const mean = (rows: Value): Value => graph.op("ReduceMean", [rows, graph.ints([2])], { keepdims: 1 });
   const normSwish = (x: Value, name: string): Value => {
     const width = tensors[`${name}.norm.weight`]!.shape[0]!;
-    const shape = graph.op("Shape", [x]);
-    const length = graph.op("Shape", [x], { start: 3 }); // [W]
-    const split = graph.op("Concat", [graph.ints([1, groups, -1]), length], { axis: 0 });
+    const length = sides ? graph.ints([sides[1]]) : graph.op("Shape", [x], { start: 3 }); // [W]
+    const shape = sides ? graph.ints([1, width, ...sides]) : graph.op("Shape", [x]);
+    const split = sides
+      ? graph.ints([1, groups, -1, sides[1]])
+      : graph.op("Concat", [graph.ints([1, groups, -1]), length], { axis: 0 });
     const grouped = graph.op("Reshape", [x, split]); // [1, G, rows, W]
     const rowMeans = graph.op("ReduceMean", [grouped, graph.ints([3])], { keepdims: 1 });
     const centred = graph.op("Sub", [grouped, mean(rowMeans)]);
     const rowSquares = graph.op("ReduceSumSquare", [centred, graph.ints([3])], { keepdims: 1 });
-    const variance = graph.op("Div", [mean(rowSquares), graph.op("Cast", [length], { to: ELEMENT.F32 })]); // [1, G, 1, 1]
+    const count = sides ? graph.floats([sides[1]]) : graph.op("Cast", [length], { to: ELEMENT.F32 });
+    const variance = graph.op("Div", [mean(rowSquares), count]); // [1, G, 1, 1]
     const deviation = graph.op("Sqrt", [graph.op("Add", [variance, graph.floats([1e-6])])]);
     const gain = graph.op("Div", [graph.reshape(weight(`${name}.norm.weight`), [1, groups, -1, 1]), deviation]);
     const scaled = graph.op("Mul", [graph.op("Reshape", [centred, shape]), graph.reshape(gain, [1, width, 1, 1])]);
@@ -186,6 +195,7 @@ function decoded(graph: Graph, { codeDim, widths, blocks, groups, tensors }: Dec
     for (let i = 0; i < blocks; i++) x = residual(x, `up.${level}.block.${i}`);
     if (level === 0) break;
     const nearest = { mode: "nearest", coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" };
+    sides = sides && [2 * sides[0], 2 * sides[1]];
     x = conv(graph.op("Resize", [x, null, double], nearest), `up.${level}.upsample.conv`);
   }
   return conv(normSwish(x, "norm_out"), "conv_out");
@@ -199,7 +209,7 @@ export class Decoder implements Disposable {
   readonly #weights: DecoderWeights;
   readonly #runtime: Runtime;
   #whole: Promise<Session> | undefined;
-  #pixels: Promise<DeviceSession> | undefined;
+  readonly #pixels = new Map<string, Promise<DeviceSession>>(); // by size of the latent
   #strips: StripDecoder | undefined;
 
   /** Opens the decoder; graphs are loaded when first used. */
@@ -234,16 +244,27 @@ export class Decoder implements Disposable {
     const [H, W] = [h * stride, w * stride];
     if (latent instanceof Float32Array) return toUint8(await this.decode(latent, h, w, signal), H, W);
     const packed = new Int32Array(H * W * 3 / 4); // sides are multiples of 4: a picture is a few latent cells at least
-    const session = await (this.#pixels ??= this.#runtime.createDeviceSession!(pixelsGraph(this.#weights)));
+    const key = `${h}x${w}`;
+    let session = this.#pixels.get(key);
+    if (!session) {
+      this.#release(); // one size at a time: each would hold the weights again
+      session = this.#runtime.createDeviceSession!(pixelsGraph(this.#weights, h, w));
+      this.#pixels.set(key, session);
+    }
     const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
-    await session.runKeeping({ latent }, { pixels }, {}, signal);
+    await (await session).runKeeping({ latent }, { pixels }, {}, signal);
     return new Uint8Array(packed.buffer);
   }
 
   /** Frees the weights. */
   [Symbol.dispose](): void {
     this.#whole?.then((session) => session[Symbol.dispose](), () => {});
-    this.#pixels?.then((session) => session[Symbol.dispose](), () => {});
+    this.#release();
     this.#strips?.[Symbol.dispose]();
+  }
+
+  #release(): void {
+    for (const session of this.#pixels.values()) session.then((open) => open[Symbol.dispose](), () => {});
+    this.#pixels.clear();
   }
 }

@@ -32,13 +32,15 @@ interface DeviceRow {
   readonly cache: (Pair | undefined)[];
 }
 
-/** Rotation tables of a scale and the places of its tokens, in their order. */
-interface Placement {
+/** Rotation tables of a scale. */
+interface Rotation {
   readonly grid: Grid;
   readonly cos: DeviceTensor;
   readonly sin: DeviceTensor;
-  readonly positions: Map<number, DeviceTensor>; // by token count
 }
+
+/** The first tokens of a grid, in their order. */
+const IN_ORDER = intTensor([0], [1]);
 
 /** The state of one batch of pictures between scales, on a device. */
 export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
@@ -49,7 +51,7 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
   readonly #request: RunRequest;
   readonly #texts: Set<EncodedText<DeviceTensor>>; // rows share them
   #rows: DeviceRow[];
-  #placement: Placement | undefined; // of the scale at hand
+  #rotation: Rotation | undefined; // of the scale at hand
 
   /**
    * Starts a picture.
@@ -129,8 +131,8 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     for (const [row, { text, cache }] of this.#rows.entries()) {
       const own = x[row]!;
       const L = own.dims[1]!;
-      const placed = await this.#places(grid, L, signal);
-      const inputs = { x: own, ada: text.ada, ...placed, positions: positions?.[row] ?? placed.positions };
+      const { cos, sin } = await this.#tables(grid, signal);
+      const inputs = { x: own, ada: text.ada, positions: positions?.[row] ?? IN_ORDER, cos, sin };
       const caches: Record<string, DeviceTensor | typeof empty> = {};
       const kept: Record<string, readonly number[]> = { x_out: [1, L, C] };
       for (const [layer, block] of layers) {
@@ -172,28 +174,17 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     this.#memory.free(values);
   }
 
-  /** Where the first L tokens of a grid sit; copied to the device once a scale. */
-  async #places(
-    grid: Grid,
-    L: number,
-    signal?: AbortSignal,
-  ): Promise<{ cos: DeviceTensor; sin: DeviceTensor; positions: DeviceTensor }> {
-    const memory = this.#memory;
-    if (this.#placement?.grid !== grid) {
+  /** Rotation tables of a grid, copied to the device once a scale. */
+  async #tables(grid: Grid, signal?: AbortSignal): Promise<Rotation> {
+    if (this.#rotation?.grid !== grid) {
       const { width, heads } = this.#transformer.weights.dims;
       const { cos, sin, rows, pairs } = ropeTable(grid, this.#request.last1M, width / heads);
-      const table = (data: Float32Array) => memory.upload(floatTensor(data, [rows, pairs]), signal);
-      const old = this.#placement;
-      this.#placement = { grid, cos: await table(cos), sin: await table(sin), positions: new Map() };
-      if (old) for (const tensor of [old.cos, old.sin, ...old.positions.values()]) memory.free(tensor);
+      const table = (data: Float32Array) => this.#memory.upload(floatTensor(data, [rows, pairs]), signal);
+      const old = this.#rotation;
+      this.#rotation = { grid, cos: await table(cos), sin: await table(sin) };
+      if (old) for (const tensor of [old.cos, old.sin]) this.#memory.free(tensor);
     }
-    const { cos, sin, positions } = this.#placement;
-    let places = positions.get(L);
-    if (!places) {
-      places = await memory.upload(intTensor(Array.from({ length: L }, (_, i) => i), [1, L]), signal);
-      positions.set(L, places);
-    }
-    return { cos, sin, positions: places };
+    return this.#rotation;
   }
 }
 

@@ -92,12 +92,8 @@ export function headGraph({ dims }: InfinityWeights, folded: FoldedWeights): Gra
   const x = graph.input("x", "F32", ["R", "L", C]);
   const head = graph.input("head", "F32", ["R", 2 * C]);
   const [scale, shift] = graph.split(graph.reshape(head, [0, 2, C]), 2, 1) as [Value, Value];
-  const flat = graph.reshape(modulate(graph, x, scale, shift, C), [-1, C]);
-  const weight = graph.floats(folded.headWeight, [tokenDim, C]);
-  const z = graph.op("Gemm", [flat, weight, graph.floats(folded.headBias)], { transB: 1 });
-  const rows = graph.op("Shape", [x], { start: 0, end: 2 });
-  const shape = graph.op("Concat", [rows, graph.ints([tokenDim])], { axis: 0 });
-  graph.output("logits", graph.op("Reshape", [z, shape]), "F32", ["R", "L", tokenDim]);
+  const y = graph.op("MatMul", [modulate(graph, x, scale, shift, C), graph.floats(folded.headWeight, [C, tokenDim])]);
+  graph.output("logits", graph.op("Add", [y, graph.floats(folded.headBias)]), "F32", ["R", "L", tokenDim]);
   return graph;
 }
 
@@ -105,8 +101,8 @@ export function headGraph({ dims }: InfinityWeights, folded: FoldedWeights): Gra
  * A link of a chunk: leaves block `layer` and enters block `layer + 1`; the first link only enters, the last only leaves.
  *
  * Inputs: x [R, L, C], ada [R, 6C]; to leave also q [R, L, C] and, a row r, keys.r, values.r [1, T, C] and the text's
- * textKeys.r, textValues.r [1, T_r, C]; to enter also positions [R, L] into the
- * tables cos, sin [M, hd/2] of the scale. Outputs: x; and query, key.r, value.r [1, L, C].
+ * textKeys.r, textValues.r [1, T_r, C]; to enter also positions [R, L] or [1] into
+ * the tables cos, sin [M, hd/2] of the scale. Outputs: x; and query, key.r, value.r [1, L, C].
  */
 export function linkGraph(
   { dims, blocks }: InfinityWeights,
@@ -146,7 +142,7 @@ export function linkGraph(
  * A whole chunk for one batch row, for devices with memory of their own: what links write behind the past in place, it
  * concatenates. Rows run one after the other, so that weights are held once however many rows there are.
  *
- * Inputs: x [1, L, C], ada [1, 6C], positions [1, L], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
+ * Inputs: x [1, L, C], ada [1, 6C], positions [1, L] or [1], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
  * keys.l, values.l [1, P, C], the past, which may be empty, and textKeys.l, textValues.l [1, T, C].
  * Outputs: x_out [1, L, C], and newKeys.l, newValues.l [1, P + L, C].
  */

@@ -201,9 +201,9 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     const R = this.rows;
     if (this.#rope?.grid !== grid) this.#rope = { grid, ...ropeTable(grid, this.#last1M, width / heads) };
     const { cos, sin, rows: tokens, pairs } = this.#rope;
-    const places = Array.from({ length: R }, (_, r) => Array.from({ length: L }, (_, i) => rows?.[r]?.[i] ?? i));
+    const placed = rows?.flatMap((own) => [...own]);
     return {
-      positions: intTensor(places.flat(), [R, L]),
+      positions: placed ? intTensor(placed, [R, L]) : intTensor([0], [1]),
       cos: floatTensor(cos, [tokens, pairs]),
       sin: floatTensor(sin, [tokens, pairs]),
     };

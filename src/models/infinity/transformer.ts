@@ -94,7 +94,7 @@ export class InfinityTransformer implements Disposable {
     const headWeight = new Float32Array(tokenDim * width);
     for (let bit = 0; bit < tokenDim; bit++) {
       for (let c = 0; c < width; c++) {
-        headWeight[bit * width + c] = pairWeight[(2 * bit + 1) * width + c]! - pairWeight[2 * bit * width + c]!;
+        headWeight[c * tokenDim + bit] = pairWeight[(2 * bit + 1) * width + c]! - pairWeight[2 * bit * width + c]!;
       }
     }
     const headBias = Float32Array.from({ length: tokenDim }, (_, bit) => pairBias[2 * bit + 1]! - pairBias[2 * bit]!);
