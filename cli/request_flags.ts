@@ -17,7 +17,7 @@ const MAX_PROMPT = 65_536;
 const MAX_BATCH = 64;
 const MAX_SIDE = 65_536;
 const MAX_THREADS = 1024;
-const DTYPES: readonly DtypeName[] = ["f32", "u16", "u8"];
+const DTYPES: readonly DtypeName[] = ["f32", "f16", "u16", "u8"];
 const DEVICES: readonly DeviceName[] = ["auto", "cpu", "cuda", "webgpu", "wasm"];
 
 /** The flags of `generate` and `plan` that describe pictures. */
@@ -44,7 +44,7 @@ export const REQUEST_FLAGS: readonly Flag[] = [
   {
     name: "dtype",
     value: DTYPES.join("|"),
-    help: "Arithmetic of the linear layers; u16 and u8 keep a copy of them beside the model",
+    help: "Arithmetic of the linear layers: f16 on a GPU; u16 and u8, on a CPU, keep a copy beside the model",
   },
   { name: "low-memory", help: "Leave weights in their files and free the transformer before decoding; slower" },
   { name: "threads", short: "t", value: "N", env: true, help: "CPU threads. Default: all cores" },

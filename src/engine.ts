@@ -121,13 +121,20 @@ export class Engine implements Disposable {
     const { folder } = await findModel(options.model ?? DEFAULT_MODEL);
     const model = await openInfinity(folder);
     const { dtype = "f32", progress } = options;
-    if (options.device === "webgpu" && dtype !== "f32") {
-      throw new UsageError(`Device "webgpu" has no integer products: found dtype "${dtype}", wanted f32`, {
-        hint: "Leave --dtype out, or use --device cpu",
+    const integers = dtype === "u16" || dtype === "u8";
+    if (options.device === "webgpu" && integers) {
+      throw new UsageError(`Device "webgpu" has no integer products: found dtype "${dtype}", wanted f32 or f16`, {
+        hint: "Use --dtype f16, or --device cpu",
       });
     }
-    const quantised = dtype === "f32" ? undefined : await openQuantised(model, dtype, { progress });
     const device = await openDevice(options.device ?? "auto", options.threads);
+    if (dtype === "f16" && !device.runtime.createDeviceSession) {
+      device.runtime[Symbol.dispose]();
+      throw new UsageError(`Device "${device.runtime.device}" has no half precision: found dtype "f16"`, {
+        hint: "Use --dtype u16 or u8, which are faster there than f32, or --device webgpu",
+      });
+    }
+    const quantised = integers ? await openQuantised(model, dtype, { progress }) : undefined;
     return new Engine(model, device, options, quantised, performance.now() - started);
   }
 
@@ -278,6 +285,7 @@ export class Engine implements Disposable {
   #open(): Promise<InfinityTransformer> {
     return this.#transformer ??= InfinityTransformer.open(this.model.transformer, this.#device.runtime, {
       quantised: this.#quantised,
+      half: this.#dtype === "f16",
       residency: this.#residency,
     });
   }

@@ -13,10 +13,10 @@ import type { ImageRecord } from "./metadata.ts";
 export type DeviceName = "auto" | "cpu" | "cuda" | "webgpu" | "wasm";
 
 /**
- * Arithmetic of the blocks' linear layers: float32, or integer products of sixteen- or eight-bit weights and activations
- * with a float32 result.
+ * Arithmetic of the blocks' linear layers: float32; half precision, on a GPU; or, on a CPU, integer products of sixteen- or
+ * eight-bit weights and activations with a float32 result.
  */
-export type DtypeName = "f32" | "u16" | "u8";
+export type DtypeName = "f32" | "f16" | "u16" | "u8";
 
 /** A request for one picture or a batch that differs by seed. Everything but `prompt` has a default. */
 export interface GenerateRequest {

@@ -37,6 +37,12 @@ interface Planes {
   low(): Plane;
 }
 
+/** A matrix [M, K] as half = x / peak in float16, peak [M, 1] the largest magnitude of each row. */
+interface Half {
+  readonly half: Value;
+  readonly peak: Value;
+}
+
 /** Attributes of an operator by name. */
 export type Attributes = Readonly<Record<string, Attribute>>;
 
@@ -68,6 +74,8 @@ export interface GraphForm {
    * kernel is wrong: WebGPU's of onnxruntime 1.30 is off by a percent from 32 queries on a software adapter (bench/LOG.md).
    */
   readonly attention?: "fused" | "plain";
+  /** Whether blocks multiply in half precision; see {@linkcode Graph.halfLinear}. Default false. */
+  readonly half?: boolean;
 }
 
 /** Domain of ONNX Runtime's own operators (MultiHeadAttention, FastGelu, RotaryEmbedding). */
@@ -119,13 +127,15 @@ export class Graph {
   readonly #casts = new Map<string, Value>();
   readonly #renamed = new Map<string, string>(); // a value's name -> the graph output it became
   readonly #planes = new Map<string, Planes>(); // a value's name -> its eight-bit planes
-  readonly #form: GraphForm;
+  readonly #halves = new Map<string, Half>(); // a value's name -> its half-precision form
+  /** How it is built. */
+  readonly form: GraphForm;
   #count = 0;
 
   /** Starts an empty graph. */
   constructor(name: string, form: GraphForm = {}) {
     this.name = name;
-    this.#form = form;
+    this.form = form;
   }
 
   /** Declares an input; a string dimension is symbolic, and without dimensions it may have any rank. */
@@ -147,7 +157,7 @@ export class Graph {
     const stored = this.#stored(ref);
     const cached = this.#casts.get(stored.name);
     if (cached) return cached;
-    const value = this.#isFloat32(ref) ? stored : this.op("Cast", [stored], { to: ELEMENT.F32 });
+    const value = this.#isFloat32(ref) ? stored : this.cast(stored, "F32");
     this.#casts.set(stored.name, value);
     return value;
   }
@@ -156,7 +166,7 @@ export class Graph {
   gather(table: TensorRef, rows: Value): Value {
     const stored = this.#stored(table);
     const taken = this.op("Gather", [stored, rows], { axis: 0 });
-    return this.#isFloat32(table) ? taken : this.op("Cast", [taken], { to: ELEMENT.F32 });
+    return this.#isFloat32(table) ? taken : this.cast(taken, "F32");
   }
 
   /** A float32 constant, held inline. */
@@ -189,7 +199,7 @@ export class Graph {
 
   /** y = x W^T + b for a checkpoint's [out, in] weight; x is [M, in]. */
   linear(x: Value, weight: TensorRef, bias?: TensorRef): Value {
-    if (this.#form.rows === "few") {
+    if (this.form.rows === "few") {
       const columns = this.op("Transpose", [x], { perm: [1, 0] });
       const product = this.op("MatMul", [this.weight(weight), columns]);
       const y = this.op("Transpose", [product], { perm: [1, 0] });
@@ -232,6 +242,29 @@ export class Graph {
     return this.op("Add", [y, rest]);
   }
 
+  /**
+   * {@linkcode Graph.linear} in float16. Rows of x are divided by their largest magnitude before, and the product multiplied
+   * by it after, in float32: activations of any size neither overflow nor vanish, and the sums stay below
+   * sqrt(K) times the norm of a weight's row.
+   */
+  halfLinear(x: Value, weight: TensorRef, bias?: TensorRef): Value {
+    let rows = this.#halves.get(x.name);
+    if (!rows) {
+      const largest = this.op("ReduceMax", [this.op("Abs", [x]), this.ints([1])], { keepdims: 1 });
+      const peak = this.op("Add", [largest, this.floats([1e-30])]); // a row of zeros stays one
+      rows = { half: this.cast(this.op("Div", [x, peak]), "F16"), peak };
+      this.#halves.set(x.name, rows);
+    }
+    const product = this.op("Gemm", [rows.half, this.cast(this.weight(weight), "F16")], { transB: 1 });
+    const y = this.op("Mul", [this.cast(product, "F32"), rows.peak]);
+    return bias ? this.op("Add", [y, this.weight(bias)]) : y;
+  }
+
+  /** x in another element type. */
+  cast(x: Value, element: ElementName): Value {
+    return this.op("Cast", [x], { to: ELEMENT[element] });
+  }
+
   /** The planes of x, shared by all layers that read it. */
   #planesOf(x: Value): Planes {
     let planes = this.#planes.get(x.name);
@@ -267,7 +300,7 @@ export class Graph {
     v: Value,
     { heads, width, scale, bias }: { heads: number; width: number; scale?: number | undefined; bias?: Value },
   ): Value {
-    if (this.#form.attention !== "plain") {
+    if (this.form.attention !== "plain") {
       const attributes = { num_heads: heads, ...(scale === undefined ? {} : { scale: { float: scale } }) };
       const inputs = bias ? [q, k, v, null, null, bias] : [q, k, v];
       return this.op("MultiHeadAttention", inputs, attributes, MICROSOFT);

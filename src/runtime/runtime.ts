@@ -21,6 +21,7 @@ export interface FloatTensor {
 /** A dense tensor in host memory: `data` holds the product of `dims` elements, row-major. */
 export type Tensor =
   | FloatTensor
+  | { readonly element: "F16"; readonly dims: readonly number[]; readonly data: Float16Array }
   | { readonly element: "I32"; readonly dims: readonly number[]; readonly data: Int32Array }
   | { readonly element: "I64"; readonly dims: readonly number[]; readonly data: BigInt64Array };
 

@@ -105,7 +105,7 @@ class WebSessionAdapter implements Session {
     // A run holds the only thread: let timers and aborts through before it.
     await new Promise((resolve) => setTimeout(resolve, 0));
     signal?.throwIfAborted();
-    const type = { F32: "float32", I32: "int32", I64: "int64" } as const;
+    const type = { F16: "float16", F32: "float32", I32: "int32", I64: "int64" } as const;
     const feeds = Object.fromEntries(
       Object.entries(inputs).map(([name, tensor]) => [
         name,

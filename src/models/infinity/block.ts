@@ -135,7 +135,7 @@ export function leaveBlock(
   return add(graph, x, graph.op("Mul", [out, gamma2]));
 }
 
-/** A linear layer of a block, on its eight-bit copy where there is one. */
+/** A linear layer of a block: on its eight-bit copy where there is one, or in half precision. */
 function linear(
   graph: Graph,
   x: Value,
@@ -144,7 +144,8 @@ function linear(
   quantised: QuantisedLookup,
 ): Value {
   const copy = quantised(weight);
-  return copy ? graph.quantisedLinear(x, copy, bias) : graph.linear(x, weight, bias);
+  if (copy) return graph.quantisedLinear(x, copy, bias);
+  return graph.form.half ? graph.halfLinear(x, weight, bias) : graph.linear(x, weight, bias);
 }
 
 /** Each batch row attends to keys and values of its own, which differ in length or lie in buffers of their own. */

@@ -7,7 +7,7 @@
 import { type DeviceIndices, DeviceKernels, type DeviceRows } from "../../kernels/device.ts";
 import type { HostIndices } from "../../kernels/host.ts";
 import { DeviceMemory } from "../../runtime/device_memory.ts";
-import { type DeviceTensor, floatTensor, intTensor } from "../../runtime/runtime.ts";
+import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
 import type { Grid } from "../../schedule.ts";
 import { embedGraph } from "./graphs.ts";
 import { ropeTable } from "./rope.ts";
@@ -125,7 +125,10 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
   ): Promise<DeviceRows> {
     const { width: C, depth, chunks } = this.#transformer.weights.dims;
     const per = depth / chunks;
-    const empty = floatTensor(new Float32Array(0), [1, 0, C]);
+    const none = { dims: [1, 0, C] } as const;
+    const empty: Tensor = this.#transformer.cacheElement === "F16"
+      ? { element: "F16", data: new Float16Array(0), ...none }
+      : { element: "F32", data: new Float32Array(0), ...none };
     const layers = Array.from({ length: per }, (_, layer) => [layer, chunk * per + layer] as const);
     const out: DeviceTensor[] = [];
     for (const [row, { text, cache }] of this.#rows.entries()) {
@@ -133,7 +136,7 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
       const L = own.dims[1]!;
       const { cos, sin } = await this.#tables(grid, signal);
       const inputs = { x: own, ada: text.ada, positions: positions?.[row] ?? IN_ORDER, cos, sin };
-      const caches: Record<string, DeviceTensor | typeof empty> = {};
+      const caches: Record<string, DeviceTensor | Tensor> = {};
       const kept: Record<string, readonly number[]> = { x_out: [1, L, C] };
       for (const [layer, block] of layers) {
         const past = cache[block];

@@ -138,13 +138,18 @@ export function linkGraph(
   return graph;
 }
 
+/** Element type that a device keeps keys and values in. */
+export function cacheElement({ half }: GraphForm): "F16" | "F32" {
+  return half ? "F16" : "F32";
+}
+
 /**
  * A whole chunk for one batch row, for devices with memory of their own: what links write behind the past in place, it
  * concatenates. Rows run one after the other, so that weights are held once however many rows there are.
  *
  * Inputs: x [1, L, C], ada [1, 6C], positions [1, L] or [1], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
  * keys.l, values.l [1, P, C], the past, which may be empty, and textKeys.l, textValues.l [1, T, C].
- * Outputs: x_out [1, L, C], and newKeys.l, newValues.l [1, P + L, C].
+ * Outputs: x_out [1, L, C], and newKeys.l, newValues.l [1, P + L, C]. In half precision the cache is held in it, too.
  */
 export function chunkGraph(
   { dims, blocks }: InfinityWeights,
@@ -156,6 +161,7 @@ export function chunkGraph(
   const per = depth / chunks;
   const graph = new Graph(`chunk ${chunk}`, form);
   const make = { graph, dims, rows: 1, quantised: () => undefined };
+  const stored = cacheElement(form);
   let x = graph.input("x", "F32", [1, "L", C]);
   const ada = graph.input("ada", "F32", [1, 6 * C]);
   const rope = ropeInputs(make);
@@ -164,10 +170,10 @@ export function chunkGraph(
     const temperature = folded.temperatures[chunk * per + layer]!;
     const { q, k, v } = enterBlock(make, block, temperature, { x, ada, rope });
     const extend = (kind: "Keys" | "Values", fresh: Value): Value => {
-      const past = graph.input(`${kind.toLowerCase()}.${layer}`, "F32", [1, "P", C]);
-      const all = graph.op("Concat", [past, fresh], { axis: 1 });
-      graph.output(`new${kind}.${layer}`, all, "F32", [1, "P+L", C]);
-      return all;
+      const past = graph.input(`${kind.toLowerCase()}.${layer}`, stored, [1, "P", C]);
+      const all = graph.op("Concat", [past, form.half ? graph.cast(fresh, stored) : fresh], { axis: 1 });
+      graph.output(`new${kind}.${layer}`, all, stored, [1, "P+L", C]);
+      return form.half ? graph.cast(all, "F32") : all; // temperatures go to 100: scores in float16 would be off by 1/16
     };
     const cache = { keys: [extend("Keys", k)], values: [extend("Values", v)] };
     const text = {

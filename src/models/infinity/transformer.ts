@@ -17,7 +17,7 @@ import {
 import { FEW_ROWS, type Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
 import type { DeviceMemory } from "../../runtime/device_memory.ts";
 import type { FoldedWeights } from "./block.ts";
-import { chunkGraph, embedGraph, headGraph, linkGraph, textGraph } from "./graphs.ts";
+import { cacheElement, chunkGraph, embedGraph, headGraph, linkGraph, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import type { InfinityWeights } from "./weights.ts";
 
@@ -45,6 +45,8 @@ export interface EncodedText<T = Float32Array> {
 export interface TransformerOptions {
   /** Copies of the blocks' linear weights to run in integer arithmetic. */
   readonly quantised?: QuantisedLookup | undefined;
+  /** Products of the blocks in half precision, and the cache with them; for runtimes that keep tensors. */
+  readonly half?: boolean | undefined;
   /** Where weights live. Default: packed where the model is small or runs on copies, else mapped. */
   readonly residency?: Residency | undefined;
 }
@@ -56,6 +58,7 @@ export class InfinityTransformer implements Disposable {
   readonly #runtime: Runtime;
   readonly #folded: FoldedWeights;
   readonly #quantised: QuantisedLookup | undefined;
+  readonly #half: boolean;
   readonly #residency: Residency;
   readonly #blockResidency: Residency; // integer products want their copies packed: mapped, few rows take four times as long
   readonly #sessions = new Map<string, Promise<Session>>();
@@ -65,12 +68,13 @@ export class InfinityTransformer implements Disposable {
     weights: InfinityWeights,
     runtime: Runtime,
     folded: FoldedWeights,
-    { quantised, residency }: TransformerOptions,
+    { quantised, half, residency }: TransformerOptions,
   ) {
     this.weights = weights;
     this.#runtime = runtime;
     this.#folded = folded;
     this.#quantised = quantised;
+    this.#half = half ?? false;
     const all = [...Object.values(weights.outer), ...weights.blocks.flatMap((block) => Object.values(block))];
     const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
     this.#residency = residency ?? residencyOf(elements);
@@ -206,7 +210,12 @@ export class InfinityTransformer implements Disposable {
   }
 
   #form(rows: RowCount): GraphForm {
-    return { rows, attention: this.#runtime.attention };
+    return { rows, attention: this.#runtime.attention, half: this.#half };
+  }
+
+  /** Element type of keys and values on a device. */
+  get cacheElement(): "F16" | "F32" {
+    return cacheElement(this.#form("many"));
   }
 
   #rowCount(rows: number): RowCount {
