@@ -224,18 +224,14 @@ async function reducedChunk<T, I>(
   const streams = <P extends "rows" | "projection">(purpose: P) =>
     seeds.map((seed) => ({ seed, purpose, scale: k, chunk: c }) as const);
   const wanted = tap?.indices?.(k, c);
-  const chosen = wanted
-    ? kernels.indices(seeds.map(() => wanted))
-    : await kernels.sampleRows(x, rank, streams("rows"));
+  const chosen = wanted ? kernels.indices(seeds.map(() => wanted)) : await kernels.sampleRows(x, rank, streams("rows"));
   const Q = tap?.projection?.(k, c);
-  const entering = step.reduce === "select"
-    ? await kernels.selectRows(x, chosen)
-    : await kernels.project(x, {
-      rank,
-      kind: step.projection,
-      streams: streams("projection"),
-      forced: Q && seeds.map(() => Q),
-    });
+  const entering = step.reduce === "select" ? await kernels.selectRows(x, chosen) : await kernels.project(x, {
+    rank,
+    kind: step.projection,
+    streams: streams("projection"),
+    forced: Q && seeds.map(() => Q),
+  });
   kernels.free(x);
   const y = await transformer.chunk(c, entering, grid, step.rope === "indices" ? chosen : undefined, signal);
   await observe(`reduced.${c}`, y);

@@ -1,9 +1,20 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { DeviceKernels, type DeviceRows } from "../src/kernels/device.ts";
 import { beginRun } from "../src/models/infinity/device_run.ts";
+import { Decoder } from "../src/models/infinity/decoder.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
-import { type EncodedText, InfinityTransformer } from "../src/models/infinity/transformer.ts";
-import type { DeviceSession, DeviceTensor, Runtime, Tensor } from "../src/runtime/runtime.ts";
+import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
+import { DeviceMemory } from "../src/runtime/device_memory.ts";
+import { openNative } from "../src/runtime/native.ts";
+import {
+  type DeviceSession,
+  type DeviceTensor,
+  floatTensor,
+  type Runtime,
+  type Tensor,
+} from "../src/runtime/runtime.ts";
+import { distance } from "./attention.ts";
 import { MODELS } from "./mini_models.ts";
 
 /** A device that computes nothing, and counts what is alive on it. */
@@ -36,6 +47,10 @@ class FakeDevice implements Runtime {
       [Symbol.dispose]: () => {},
     });
 
+  chunks(): Readonly<Record<string, Tensor | DeviceTensor>>[] {
+    return this.runs.filter(({ graph }) => graph.startsWith("chunk")).map(({ inputs }) => inputs);
+  }
+
   #tensor(dims: readonly number[]): DeviceTensor {
     const tensor: DeviceTensor = { dims, [Symbol.dispose]: () => void this.alive.delete(tensor) };
     this.alive.add(tensor);
@@ -46,69 +61,114 @@ class FakeDevice implements Runtime {
 }
 
 const GRID = { h: 2, w: 2 };
+const TEXT_TENSORS = (depth: number): number => 5 + 2 * depth;
 
-async function begin(device: FakeDevice) {
-  const { transformer: weights } = await openInfinity(join(MODELS, "mini-2b"));
-  const { width, depth } = weights.dims;
-  const text = (tokens: number): EncodedText => {
-    const zeros = (count: number): Float32Array => new Float32Array(count);
-    const each = Array.from({ length: depth }, () => zeros(tokens * width));
-    return {
-      ...{ tokens, cond: zeros(width), start: zeros(width), ada: zeros(6 * width), head: zeros(2 * width) },
-      ...{ ctx: zeros(tokens * width), keys: each, values: each },
-    };
+/** One picture with a conditional text of 3 tokens and a null text of 5. */
+async function begin(device: Runtime, half = false) {
+  const model = await openInfinity(join(MODELS, "mini-2b"));
+  const { width, depth, chunks, textDim } = model.transformer.dims;
+  const transformer = await InfinityTransformer.open(model.transformer, device, { half });
+  const texts = [3, 5].map((tokens) =>
+    Float32Array.from({ length: tokens * textDim }, (_, i) => Math.sin(i + 7 * tokens))
+  );
+  const request = { dims: model.dims, images: 1, last: GRID, last1M: { h: 64, w: 64 }, capacity: [] };
+  const run = await beginRun(transformer, texts, request);
+  assert(run.kernels instanceof DeviceKernels);
+  /** A chunk on as many copies of a token row as there are batch rows. */
+  const scale = async (rows: number): Promise<DeviceRows> => {
+    const start = run.start() as DeviceRows;
+    assert.equal(start.length, rows);
+    return await run.chunk(1, start, GRID) as DeviceRows;
   };
-  const transformer = await InfinityTransformer.open(weights, device);
-  const run = beginRun(transformer, [text(3), text(5)], [], { h: 64, w: 64 });
-  const scale = (tokens: number) => run.chunk(1, new Float32Array(run.rows * tokens * width), GRID);
-  return { run, scale, depth, per: depth / weights.dims.chunks };
+  return { model, transformer, run, scale, width, depth, per: depth / chunks };
 }
 
-Deno.test("a run on a device uploads texts once, feeds its caches back and frees what they replace", async () => {
+Deno.test("a run on a device feeds its caches back and frees what they replace", async () => {
   const device = new FakeDevice();
   const { run, scale, depth, per } = await begin(device);
-  await scale(1);
-  const texts = 2 * 2 * depth, caches = 2 * 2 * per;
-  assert.equal(device.runs.filter(({ graph }) => graph === "upload").length, texts);
-  assert.equal(device.alive.size, texts + caches);
-  await scale(4);
-  assert.equal(device.alive.size, texts + caches, "the first scale's caches are gone");
-  const [first, second] = device.runs.filter(({ graph }) => graph.startsWith("chunk"));
-  assert.deepEqual(first!.inputs["keys.0.1"]!.dims, [1, 0, 32], "no past yet");
-  assert.deepEqual(second!.inputs["keys.0.1"]!.dims, [1, 1, 32]);
-  assert.deepEqual(second!.inputs["textKeys.0.0"]!.dims, [1, 3, 32]);
-  assert.deepEqual(second!.inputs["textKeys.0.1"]!.dims, [1, 5, 32]);
+  const texts = 2 * TEXT_TENSORS(depth), tables = 2, caches = 2 * 2 * per;
+  assert.equal(device.alive.size, texts);
+  const first = await scale(2);
+  assert.equal(device.alive.size, texts + tables + caches + 2);
+  run.kernels.free(first);
+  run.kernels.free(await scale(2));
+  assert.equal(device.alive.size, texts + tables + caches, "the first scale's caches and tokens are gone");
+  const [cond, nul, condAgain] = device.chunks();
+  assert.deepEqual(cond!["keys.0"]!.dims, [1, 0, 32], "no past yet");
+  assert.deepEqual(condAgain!["keys.0"]!.dims, [1, 1, 32]);
+  assert.deepEqual(cond!["textKeys.0"]!.dims, [1, 3, 32]);
+  assert.deepEqual(nul!["textKeys.0"]!.dims, [1, 5, 32]);
+  assert(
+    !Object.entries(cond!).some(([name, tensor]) => "data" in tensor && tensor.data.length > 1 && name !== "keys"),
+  );
 
   // the null row alone goes on, with its own cache and text
   run.keepRows(1, 2);
-  await scale(2);
-  assert.equal(device.alive.size, (texts + caches) / 2);
-  const third = device.runs.at(-1)!;
-  assert.deepEqual(third.inputs["values.1.0"]!.dims, [1, 5, 32]);
-  assert.deepEqual(third.inputs["textKeys.0.0"]!.dims, [1, 5, 32]);
+  run.kernels.free(await scale(1));
+  assert.equal(device.alive.size, texts + tables + caches / 2);
+  const last = device.chunks().at(-1)!;
+  assert.deepEqual(last["values.1"]!.dims, [1, 2, 32]);
+  assert.deepEqual(last["textKeys.0"]!.dims, [1, 5, 32]);
+
+  run.freeCache();
+  assert.equal(device.alive.size, tables, "texts and caches go before the decoder runs");
   run[Symbol.dispose]();
-  await new Promise((resolve) => setTimeout(resolve, 0));
   assert.equal(device.alive.size, 0);
 });
 
 Deno.test("a run that fails on a device keeps its cache, and all of it is freed at the end", async () => {
   const device = new FakeDevice();
   const { run, scale, depth, per } = await begin(device);
-  await scale(1);
+  run.kernels.free(await scale(2));
   device.failAt = device.runs.length;
-  await assert.rejects(scale(4), /out of memory/);
-  assert.equal(device.alive.size, 2 * 2 * (depth + per));
+  await assert.rejects(scale(2), /out of memory/);
+  assert(device.alive.size >= 2 * TEXT_TENSORS(depth) + 2 * 2 * per);
   run[Symbol.dispose]();
-  await new Promise((resolve) => setTimeout(resolve, 0));
   assert.equal(device.alive.size, 0);
 });
 
 Deno.test("a text that does not fit on a device leaves nothing behind", async () => {
   const device = new FakeDevice();
-  const { run, scale } = await begin(device);
-  device.failAt = 7;
-  await assert.rejects(scale(1), /out of memory/);
-  run[Symbol.dispose]();
-  await new Promise((resolve) => setTimeout(resolve, 0));
+  device.failAt = 1;
+  await assert.rejects(begin(device), /out of memory/);
   assert.equal(device.alive.size, 0);
+});
+
+Deno.test("half precision bears activations a hundred times as large as usual", async () => {
+  using runtime = openNative({ resident: true });
+  using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
+  const outputs: Float32Array[] = [];
+  for (const half of [false, true]) {
+    const { run, transformer, width } = await begin(runtime, half);
+    const x = Float32Array.from(
+      { length: 4 * width },
+      (_, i) => 100 * (Math.sin(i * 12.9898) + Number(i % width === 3)),
+    );
+    const large = await memory.upload(floatTensor(x, [1, 4, width]));
+    const y = await run.chunk(0, [large, memory.hold(large)], GRID) as DeviceRows;
+    outputs.push(await memory.read(y[0]!));
+    run[Symbol.dispose]();
+    transformer[Symbol.dispose]();
+  }
+  const [single, half] = outputs as [Float32Array, Float32Array];
+  assert(half.every(Number.isFinite));
+  const error = distance(half, single);
+  assert(error > 1e-7 && error < 2e-3, `relative error ${error}`);
+});
+
+Deno.test("a latent on a device becomes the pixels that it becomes on the host", async () => {
+  const model = await openInfinity(join(MODELS, "mini-2b"));
+  using runtime = openNative({ resident: true });
+  using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
+  using decoder = new Decoder(model.decoder, runtime);
+  const { codeDim, stride } = model.decoder;
+  for (const [h, w] of [[2, 3], [1, 1], [2, 3]] as const) {
+    const latent = Float32Array.from({ length: codeDim * h * w }, (_, i) => Math.sin(i * 78.233));
+    const wanted = await decoder.pixels(latent, h, w);
+    const found = await decoder.pixels(await memory.upload(floatTensor(latent, [1, codeDim, h, w])), h, w);
+    assert.equal(found.length, 3 * h * w * stride ** 2);
+    const off = found.filter((value, i) => value !== wanted[i]);
+    assert(found.every((value, i) => Math.abs(value - wanted[i]!) <= 1) && off.length <= found.length / 1000);
+    assert(new Set(found).size > 20, "a picture, not a plain one");
+  }
 });

@@ -111,8 +111,9 @@ Deno.test("a cache larger than the memory there is is refused before it is touch
   using runtime = openNative();
   using transformer = await InfinityTransformer.open(model.transformer, runtime);
   const text = await transformer.encodeText(new Float32Array(model.transformer.dims.textDim));
-  const capacity = new Array(model.dims.chunks).fill(1e9);
-  assert.throws(() => new InfinityRun(transformer, [text], capacity, { h: 64, w: 64 }), (error) => {
+  const last = { h: 64, w: 64 };
+  const request = { dims: model.dims, images: 1, last, last1M: last, capacity: new Array(model.dims.chunks).fill(1e9) };
+  assert.throws(() => new InfinityRun(transformer, [text], request), (error) => {
     assert(error instanceof DeviceError);
     assert.match(
       error.message,

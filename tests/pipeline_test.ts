@@ -50,7 +50,11 @@ class FakeTransformer implements ScaleTransformer<Float32Array, HostIndices> {
 
   embed(u: Float32Array, scale: number): Promise<Float32Array> {
     const L = u.length / D;
-    const x = Float32Array.from({ length: L * C }, (_, i) => u[Math.floor(i / C) * D + i % D]! + Math.cos(i * scale));
+    const size = L * C / this.images;
+    const x = Float32Array.from(
+      { length: L * C },
+      (_, i) => u[Math.floor(i / C) * D + i % D]! + Math.cos(i % size * scale),
+    );
     return Promise.resolve(this.rows.length > this.images ? Float32Array.of(...x, ...x) : x);
   }
 

@@ -71,7 +71,7 @@ export interface GraphForm {
   readonly rows?: RowCount;
   /**
    * One operator (the default), whose flash kernel keeps no scores; or products and softmax one by one, for devices whose
-   * kernel is wrong: WebGPU's of onnxruntime 1.30 is off by a percent from 32 queries on a software adapter (bench/LOG.md).
+   * kernel is wrong (runtime/webgpu.ts).
    */
   readonly attention?: "fused" | "plain";
   /** Whether blocks multiply in half precision; see {@linkcode Graph.halfLinear}. Default false. */

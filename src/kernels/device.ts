@@ -154,7 +154,9 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
       const { dims } = z[image]!;
       const bits = forced?.[image];
       // a forced bit is drawn with certainty: 2 is above every sigmoid, -1 below
-      const u = bits ? Float32Array.from(bits, (bit) => bit ? -1 : 2) : core.uniforms(streams[image]!, dims[1]! * dims[2]!);
+      const u = bits
+        ? Float32Array.from(bits, (bit) => bit ? -1 : 2)
+        : core.uniforms(streams[image]!, dims[1]! * dims[2]!);
       const threshold = bits || topP === 0 ? NEVER : Math.min(Math.log(topP / (1 - topP)), NEVER);
       const inputs = {
         latent: own,

@@ -166,5 +166,8 @@ function matrix(graph: Graph, size: number, out: number, kind: ResizeKind, trans
   const unit = Float32Array.from({ length: size * size }, (_, i) => Number(i % (size + 1) === 0));
   const weights = resizeTokens(unit, size, 1, out, 1, size, kind);
   if (!transposed) return graph.floats(weights, [out, size]);
-  return graph.floats(Float32Array.from(weights, (_, i) => weights[(i % out) * size + Math.floor(i / out)]!), [size, out]);
+  return graph.floats(Float32Array.from(weights, (_, i) => weights[(i % out) * size + Math.floor(i / out)]!), [
+    size,
+    out,
+  ]);
 }

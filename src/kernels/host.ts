@@ -84,9 +84,7 @@ export class HostKernels implements ScaleKernels<Float32Array, HostIndices> {
       const X = this.#part(x, image);
       const M = X.length / width;
       const Q = forced?.[image];
-      return Q
-        ? core.project(Q, X, M, rank, width)
-        : core.projectStream(streams[image]!, kind, X, M, rank, width);
+      return Q ? core.project(Q, X, M, rank, width) : core.projectStream(streams[image]!, kind, X, M, rank, width);
     });
   }
 

@@ -5,8 +5,9 @@
  */
 import { DeviceError } from "../errors.ts";
 import type { DeviceName } from "../request.ts";
-import { openNative, openWebGpu } from "./native.ts";
+import { openNative } from "./native.ts";
 import type { Runtime } from "./runtime.ts";
+import { openWebGpu } from "./webgpu.ts";
 
 /** An open device, and what a person should be told about the choice. */
 export interface DeviceChoice {
@@ -26,7 +27,8 @@ export interface DeviceOpeners {
   portable(): Promise<Runtime>;
 }
 
-const WEBGPU_NOTICE = "WebGPU keeps keys and values on the GPU; hidden states cross the bus at every chunk of blocks";
+const PLAIN_NOTICE =
+  "This GPU's fused attention is wrong: it runs in steps, whose scores can take gigabytes of its memory";
 
 const OPENERS: DeviceOpeners = {
   native: openNative,
@@ -66,8 +68,10 @@ export async function openDevice(
         const notice = `Running on WebAssembly, many times slower than native: ${error.message}`;
         return { runtime: await openers.portable(), notices: [notice] };
       }
-    case "webgpu":
-      return { runtime: await openers.webgpu(options), notices: [WEBGPU_NOTICE] };
+    case "webgpu": {
+      const runtime = await openers.webgpu(options);
+      return { runtime, notices: runtime.attention === "plain" ? [PLAIN_NOTICE] : [] };
+    }
     case "cuda":
       throw new DeviceError(`Device "${device}" is not supported yet`, {
         hint: "Use --device auto, cpu, webgpu or wasm",

@@ -1,6 +1,6 @@
 /**
  * ONNX Runtime's native library, called in the background so that the event loop stays alive and a run can be stopped: on
- * this machine's CPU, or on a GPU through WebGPU.
+ * this machine's CPU, or on a GPU (webgpu.ts).
  *
  * One environment holds one thread pool and one memory arena for all sessions: a model is some forty small sessions, and a
  * pool or an arena each would cost cores (specs/onnxruntime.md C) and gigabytes.
@@ -8,7 +8,7 @@
  * @module
  */
 import { DeviceError, ModelError } from "../errors.ts";
-import { externalRoot, Graph } from "../graph/graph.ts";
+import { externalRoot, type Graph } from "../graph/graph.ts";
 import { ELEMENT } from "../graph/onnx_proto.ts";
 import { libraryPath } from "./library_path.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
@@ -49,37 +49,7 @@ export interface NativeOptions {
  * ```
  */
 export function openNative(options: NativeOptions = {}): Runtime {
-  return new NativeRuntime(new OrtApi(libraryPath()), options, "cpu");
-}
-
-/**
- * Opens the native runtime on the best GPU that WebGPU finds, and proves it with an addition: the library looks for an
- * adapter only when it loads a graph. Weights stay on the GPU, and so do the tensors that a run is told to keep there.
- *
- * @throws {DeviceError} when the library cannot be loaded, has no WebGPU, or finds no adapter
- * @example
- * ```ts ignore
- * import { openWebGpu } from "@stagevar/stagevar/runtime/native.ts";
- * using runtime = await openWebGpu();
- * console.log(runtime.device); // webgpu
- * ```
- */
-export async function openWebGpu(options: NativeOptions = {}): Promise<Runtime> {
-  const runtime = new NativeRuntime(new OrtApi(libraryPath()), options, "webgpu");
-  const graph = new Graph("adapter");
-  const x = graph.input("x", "F32", ["n"]);
-  graph.output("y", graph.op("Add", [x, x]), "F32", ["n"]);
-  try {
-    using _session = await runtime.createSession(graph);
-    return runtime;
-  } catch (cause) {
-    runtime[Symbol.dispose]();
-    const { message } = cause as Error; // the library's own ends with what a person can use
-    throw new DeviceError(`No WebGPU device: ${/Failed to get .*/.exec(message)?.[0] ?? message}`, {
-      cause,
-      hint: 'Run "stagevar doctor" to see what is missing, or use --device cpu',
-    });
-  }
+  return new NativeRuntime("cpu", options);
 }
 
 /**
@@ -103,9 +73,13 @@ export function loadFailure(graph: string, cause: Error): DeviceError | ModelErr
   });
 }
 
-class NativeRuntime implements Runtime {
+/** The library on one device; see {@linkcode openNative} and webgpu.ts. */
+export class NativeRuntime implements Runtime {
+  /** Name of the device. */
   readonly device: "cpu" | "webgpu";
-  readonly attention: "fused" | "plain";
+  /** On a GPU `plain` until somebody has seen that `fused` is right. */
+  attention: "fused" | "plain";
+  /** Name and version. */
   readonly version: string;
   readonly #api: OrtApi;
   readonly #env: Handle;
@@ -116,7 +90,13 @@ class NativeRuntime implements Runtime {
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
-  constructor(api: OrtApi, { threads = 0, resident = false }: NativeOptions, device: "cpu" | "webgpu") {
+  /**
+   * Loads the library and starts its threads.
+   *
+   * @throws {DeviceError} when it cannot be loaded
+   */
+  constructor(device: "cpu" | "webgpu", { threads = 0, resident = false }: NativeOptions = {}) {
+    const api = new OrtApi(libraryPath());
     this.#api = api;
     this.device = device;
     this.attention = device === "cpu" ? "fused" : "plain";
@@ -184,6 +164,7 @@ class NativeRuntime implements Runtime {
     }
   }
 
+  /** Frees the environment when the last session is gone. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;

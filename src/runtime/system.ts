@@ -11,7 +11,8 @@ import { type RandomAccess, withFile } from "../checkpoint/random_access.ts";
 import { DeviceError } from "../errors.ts";
 import type { DeviceOpeners } from "./device.ts";
 import { libraryPath } from "./library_path.ts";
-import { openNative, openWebGpu } from "./native.ts";
+import { openWebGpu } from "./webgpu.ts";
+import { openNative } from "./native.ts";
 import { OrtApi } from "./ort_api.ts";
 import { openWeb } from "./web.ts";
 

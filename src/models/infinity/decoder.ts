@@ -9,7 +9,13 @@ import { type Expected, matchTensors, type TensorRef, TensorSource } from "../..
 import { ModelError } from "../../errors.ts";
 import { Graph, type Value } from "../../graph/graph.ts";
 import { ELEMENT } from "../../graph/onnx_proto.ts";
-import { type DeviceSession, type DeviceTensor, floatTensor, type Runtime, type Session } from "../../runtime/runtime.ts";
+import {
+  type DeviceSession,
+  type DeviceTensor,
+  floatTensor,
+  type Runtime,
+  type Session,
+} from "../../runtime/runtime.ts";
 import { StripDecoder } from "./decoder_strips.ts";
 
 /** A decoder checkpoint that has been checked name by name. */

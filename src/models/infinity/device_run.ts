@@ -185,7 +185,7 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
       const table = (data: Float32Array) => this.#memory.upload(floatTensor(data, [rows, pairs]), signal);
       const old = this.#rotation;
       this.#rotation = { grid, cos: await table(cos), sin: await table(sin) };
-      if (old) for (const tensor of [old.cos, old.sin]) this.#memory.free(tensor);
+      if (old) { for (const tensor of [old.cos, old.sin]) this.#memory.free(tensor); }
     }
     return this.#rotation;
   }
