@@ -10,7 +10,7 @@ const LAYERS: readonly [RegExp, number][] = [
   [/^src\/(engine|prepare|clock)\.ts$/, 4],
   [/^src\/models\//, 3],
   [/^src\/(pipeline|plan|cost|presets|step|schedule|request|metadata|output|png)\.ts$/, 2],
-  [/^src\/(methods|text|runtime)\//, 2],
+  [/^src\/(kernels|methods|text|runtime)\//, 2],
   [/^src\/(graph|checkpoint)\//, 1],
   [/^(src\/core\.ts$|core_rs\/)/, 1],
   [/^src\/errors\.ts$/, 0],

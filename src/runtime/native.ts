@@ -121,7 +121,7 @@ export class NativeRuntime implements Runtime {
   }
 
   /** With `whole`, every operator must be the device's own: one on the CPU would copy its tensors there and back unseen. */
-  async createSession(graph: Graph, residency: Residency = "packed", whole = false): Promise<NativeSession> {
+  async createSession(graph: Graph, residency: Residency = "packed", whole = false): Promise<DeviceSession> {
     this.#open++;
     try {
       const session = await this.#load(graph, residency, whole);
