@@ -319,6 +319,8 @@ class NativeSession implements DeviceSession {
       cause,
       hint: OUT_OF_MEMORY.test(cause.message)
         ? "Not enough memory: take a smaller size or batch, --method stagevar or --low-memory"
+        : this.#deviceMemory
+        ? "The GPU may not bear graphs of this size: take a smaller --pixels, or --device cpu, and please report it"
         : "This is a fault of the program or the model: please report it",
     });
   }
