@@ -98,9 +98,8 @@ Deno.test("a run on a device feeds its caches back and frees what they replace",
   assert.deepEqual(condAgain!["keys.0"]!.dims, [1, 1, 32]);
   assert.deepEqual(cond!["textKeys.0"]!.dims, [1, 3, 32]);
   assert.deepEqual(nul!["textKeys.0"]!.dims, [1, 5, 32]);
-  assert(
-    !Object.entries(cond!).some(([name, tensor]) => "data" in tensor && tensor.data.length > 1 && name !== "keys"),
-  );
+  const sent = Object.values(cond!).map((tensor) => "data" in tensor ? tensor.data.length : 0);
+  assert(sent.every((length) => length <= 1), "nothing larger than a number comes from the host");
 
   // the null row alone goes on, with its own cache and text
   run.keepRows(1, 2);

@@ -25,7 +25,7 @@ import { T5Encoder } from "../src/text/t5_encoder.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 
 /**
- * Relative error allowed of features and logits: plain float32 reaches 6e-7. Where linear layers run in integers, half as much
+ * Relative error allowed of features and logits: plain float32 reaches 6e-7. In integers and in half precision, half as much
  * again as the largest error seen, on the committed cases and those of other seeds and widths (bench/LOG.md).
  */
 export const FEATURE_TOLERANCE: Readonly<Record<DtypeName, number>> = { f32: 1e-5, f16: 6e-3, u16: 2.5e-4, u8: 4e-2 };
