@@ -30,6 +30,7 @@ import type { Grid } from "./schedule.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
 import { T5Encoder } from "./text/t5_encoder.ts";
 import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
+import { Workers } from "./workers.ts";
 
 /** Version of this program, stored in pictures. */
 export const VERSION: string = project.version;
@@ -45,7 +46,10 @@ export interface EngineOptions {
   device?: DeviceName;
   /** CPU threads. Default: all cores. */
   threads?: number;
-  /** Arithmetic of the blocks' linear layers. Default `f32`; the others make a copy beside the model the first time. */
+  /**
+   * Arithmetic of the blocks' linear layers; on CUDA `f16` is that of attention and the decoder, too. Default `f16` on CUDA,
+   * else `f32`. `u16` and `u8` make a copy beside the model the first time.
+   */
   dtype?: DtypeName;
   /** Leave all weights in their files, and give the transformer's memory back before decoding: smaller and slower. */
   lowMemory?: boolean;
@@ -90,6 +94,8 @@ export class Engine implements Disposable {
   readonly #features = new Map<string, { tokens: number; truncated: boolean; features: Float32Array }>();
   #tokenizer: Promise<Tokenizer> | undefined;
   #transformer: Promise<InfinityTransformer> | undefined;
+  readonly #workers = new Workers();
+  #encoder: T5Encoder | undefined;
   #decoder: Decoder | undefined;
 
   private constructor(
@@ -120,22 +126,27 @@ export class Engine implements Disposable {
     const started = performance.now();
     const { folder } = await findModel(options.model ?? DEFAULT_MODEL);
     const model = await openInfinity(folder);
-    const { dtype = "f32", progress } = options;
-    const integers = dtype === "u16" || dtype === "u8";
-    if (options.device === "webgpu" && integers) {
-      throw new UsageError(`Device "webgpu" has no integer products: found dtype "${dtype}", wanted f32 or f16`, {
-        hint: "Use --dtype f16, or --device cpu",
-      });
+    const { progress } = options;
+    const integers = options.dtype === "u16" || options.dtype === "u8";
+    const wished = options.device ?? "auto";
+    if (integers && (wished === "webgpu" || wished === "cuda")) {
+      throw new UsageError(
+        `Device "${wished}" has no integer products: found dtype "${options.dtype}", wanted f32 or f16`,
+        {
+          hint: "Use --dtype f16, or --device cpu",
+        },
+      );
     }
-    const device = await openDevice(options.device ?? "auto", options.threads);
+    const device = await openDevice(integers && wished === "auto" ? "cpu" : wished, options.threads);
+    const dtype = options.dtype ?? (device.runtime.device === "cuda" ? "f16" : "f32");
     if (dtype === "f16" && !device.runtime.createDeviceSession) {
       device.runtime[Symbol.dispose]();
       throw new UsageError(`Device "${device.runtime.device}" has no half precision: found dtype "f16"`, {
         hint: "Use --dtype u16 or u8, which are faster there than f32, or --device webgpu",
       });
     }
-    const quantised = integers ? await openQuantised(model, dtype, { progress }) : undefined;
-    return new Engine(model, device, options, quantised, performance.now() - started);
+    const quantised = dtype === "u16" || dtype === "u8" ? await openQuantised(model, dtype, { progress }) : undefined;
+    return new Engine(model, device, { ...options, dtype }, quantised, performance.now() - started);
   }
 
   /** Name of the device that graphs run on. */
@@ -180,7 +191,7 @@ export class Engine implements Disposable {
     const { grids, last1M } = plan.schedule;
     const last = grids.at(-1)!;
     const capacity = cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks });
-    const begun = { dims, images: batch, last, last1M, capacity };
+    const begun = { dims, images: batch, last, last1M, capacity, workers: this.#workers };
     using run = await clock.time("text", async () => {
       return await beginRun(transformer, await this.#segments(transformer, request, rows), begun, signal);
     });
@@ -216,13 +227,21 @@ export class Engine implements Disposable {
       if (this.#residency === "mapped") this.#closeTransformer();
     }
 
-    // pixels
+    // pixels: a picture is encoded while the next one is decoded
+    const encode = async (image: RgbImage, index: number): Promise<Extract<GenerateEvent, { type: "image" }>> => {
+      const record = this.#record({ ...request, seed, batch }, plan, seeds[index]!, image);
+      const png = await clock.time("encode", () => encodePng(image, pngText(record), this.#workers));
+      return { type: "image", index, seed: seeds[index]!, image, png, record };
+    };
+    let encoding: ReturnType<typeof encode> | undefined;
     for (const [index, latent] of latents.entries()) {
       const image = await decode(latent);
-      const record = this.#record({ ...request, seed, batch }, plan, seeds[index]!, image);
-      const png = await clock.time("encode", () => encodePng(image, pngText(record)));
-      yield { type: "image", index, seed: seeds[index]!, image, png, record };
+      const done = encoding && await encoding;
+      encoding = encode(image, index);
+      encoding.catch(() => {}); // heard when its turn comes
+      if (done) yield done;
     }
+    if (encoding) yield await encoding;
     yield {
       type: "done",
       timings: clock.finish(this.#loadMs),
@@ -236,8 +255,20 @@ export class Engine implements Disposable {
   /** Frees every session and the device. */
   [Symbol.dispose](): void {
     this.#closeTransformer();
+    this.#closeEncoder();
+    this.#workers[Symbol.dispose]();
     this.#decoder?.[Symbol.dispose]();
     this.#device.runtime[Symbol.dispose]();
+  }
+
+  /** Whether the text encoder stays beside the transformer: a GPU with memory to spare is fed faster than host memory is. */
+  get #keepsEncoder(): boolean {
+    return this.device === "cuda" && this.#residency !== "mapped";
+  }
+
+  #closeEncoder(): void {
+    this.#encoder?.[Symbol.dispose]();
+    this.#encoder = undefined;
   }
 
   /** Frees the transformer's sessions; it is opened again when it is next needed. */
@@ -256,11 +287,15 @@ export class Engine implements Disposable {
     const wanted = negativePrompt === undefined ? [prompt] : [prompt, negativePrompt];
     const missing = wanted.filter((text) => !this.#features.has(text));
     if (missing.length > 0) {
-      using encoder = T5Encoder.open(this.model.text, this.#device.runtime, this.#residency);
-      for (const text of missing) {
-        const { ids, truncated } = (await this.#tokenizer!).encode(text);
-        const features = await encoder.encode(ids, signal);
-        this.#features.set(text, { tokens: ids.length, truncated, features });
+      const encoder = this.#encoder ??= T5Encoder.open(this.model.text, this.#device.runtime, this.#residency);
+      try {
+        for (const text of missing) {
+          const { ids, truncated } = (await this.#tokenizer!).encode(text);
+          const features = await encoder.encode(ids, signal);
+          this.#features.set(text, { tokens: ids.length, truncated, features });
+        }
+      } finally {
+        if (!this.#keepsEncoder) this.#closeEncoder();
       }
     }
     // Prompts of a long session come and go; the last few are what seeds are tried on.
@@ -292,7 +327,7 @@ export class Engine implements Disposable {
 
   /** The picture of one image's latent, whose last grid is given. */
   async #decode(latent: LoopTensor, { h, w }: Grid, signal?: AbortSignal): Promise<RgbImage> {
-    this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime);
+    this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime, { half: this.#dtype === "f16" });
     const cell = this.model.dims.patchify ? 2 : 1;
     const side = cell * this.model.decoder.stride;
     const own = latent instanceof Float32Array ? latent : latent[0]!;

@@ -10,7 +10,7 @@
  * @module
  */
 import { ModelError } from "./errors.ts";
-import type { LoopDims, ScaleKernels } from "./kernels/kernels.ts";
+import type { ForeseenProjection, LoopDims, ScaleKernels } from "./kernels/kernels.ts";
 import type { Plan, ReducedStep, Stage, Step } from "./plan.ts";
 import type { Grid } from "./schedule.ts";
 
@@ -25,7 +25,7 @@ export interface ScaleTransformer<T, I> {
   /** Logit of class 1 minus class 0 of every bit, [R, L, d_tok]; takes x over. */
   logits(x: T, signal?: AbortSignal): Promise<T>;
   /** Drops all batch rows but [from, to), for good. */
-  keepRows(from: number, to: number): void;
+  keepRows(from: number, to: number): void | Promise<void>;
 }
 
 /** Replaces what is drawn at random and sees what is computed: golden cases and calibration. */
@@ -40,10 +40,13 @@ export interface Tap {
   observe?(scale: number, name: string, data: Float32Array): void;
 }
 
+/** What the loop reads of a plan. */
+export type LoopPlan = Pick<Plan, "model" | "schedule" | "stages" | "steps" | "topP">;
+
 /** What the loop runs on. */
 export interface LoopRequest<T, I> {
   /** What to do at every scale. */
-  readonly plan: Pick<Plan, "model" | "schedule" | "stages" | "steps" | "topP">;
+  readonly plan: LoopPlan;
   /** Dimensions. */
   readonly dims: LoopDims;
   /** The transformer, begun with the rows of the first executed step. */
@@ -133,6 +136,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
   const { grids } = plan.schedule;
   const B = seeds.length;
   let rows = plan.steps.find((step) => step.kind !== "skip")?.rows;
+  if (!tap?.projection) kernels.foresee?.(foreseen(plan, seeds));
   let latent = await kernels.zeros();
   let cached: Cached<T> | undefined;
 
@@ -146,7 +150,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
       continue;
     }
     if (rows === "both" && step.rows !== "both") {
-      step.rows === "null" ? transformer.keepRows(B, 2 * B) : transformer.keepRows(0, B);
+      await (step.rows === "null" ? transformer.keepRows(B, 2 * B) : transformer.keepRows(0, B));
       rows = step.rows;
     }
     const observe = async (name: string, x: T, image?: number): Promise<void> => {
@@ -169,7 +173,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
         if (chosen !== undefined) kernels.freeIndices(chosen);
         [x, chosen] = await reducedChunk(request, { k, c, grid, step }, x, cached!.grid, cached!.chunks[c]!, observe);
       }
-      kept?.push(kernels.keepNull(x, grid));
+      kept?.push(await kernels.keepNull(x, grid));
       await observe(`chunk.${c}`, x);
     }
     cached?.chunks.forEach((rows) => kernels.free(rows));
@@ -221,15 +225,15 @@ async function reducedChunk<T, I>(
     return [await kernels.upsample(old, oldGrid, grid), undefined];
   }
   const rank = step.ranks[c]!;
-  const streams = <P extends "rows" | "projection">(purpose: P) =>
-    seeds.map((seed) => ({ seed, purpose, scale: k, chunk: c }) as const);
   const wanted = tap?.indices?.(k, c);
-  const chosen = wanted ? kernels.indices(seeds.map(() => wanted)) : await kernels.sampleRows(x, rank, streams("rows"));
+  const chosen = wanted
+    ? kernels.indices(seeds.map(() => wanted))
+    : await kernels.sampleRows(x, rank, streamsOf("rows", seeds, k, c));
   const Q = tap?.projection?.(k, c);
   const entering = step.reduce === "select" ? await kernels.selectRows(x, chosen) : await kernels.project(x, {
     rank,
     kind: step.projection,
-    streams: streams("projection"),
+    streams: streamsOf("projection", seeds, k, c),
     forced: Q && seeds.map(() => Q),
   });
   kernels.free(x);
@@ -238,6 +242,30 @@ async function reducedChunk<T, I>(
   const restored = await kernels.restore(old, oldGrid, grid, y, chosen);
   kernels.free(y);
   return [restored, chosen];
+}
+
+/** All projections of a plan. */
+function foreseen({ steps, schedule }: LoopPlan, seeds: readonly number[]): ForeseenProjection[] {
+  return steps.flatMap((step, k) => {
+    if (step.kind !== "reduced" || step.reduce !== "project") return [];
+    const { h, w } = schedule.grids[k]!;
+    return step.ranks.map((rank, c) => ({
+      rows: h * w,
+      rank,
+      kind: step.projection,
+      streams: streamsOf("projection", seeds, k, c),
+    }));
+  });
+}
+
+/** The random stream of each image for one purpose in a chunk. */
+function streamsOf<P extends "rows" | "projection">(
+  purpose: P,
+  seeds: readonly number[],
+  scale: number,
+  chunk: number,
+) {
+  return seeds.map((seed) => ({ seed, purpose, scale, chunk }) as const);
 }
 
 /** Tokens or pseudo-tokens a row sends through the blocks, the largest chunk's. */

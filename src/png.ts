@@ -8,10 +8,11 @@
  * @module
  */
 
-import { pipeline } from "node:stream/promises";
-import { setImmediate } from "node:timers";
-import { crc32, createDeflate, inflateSync } from "node:zlib";
+import { setImmediate } from "node:timers/promises";
+import { crc32, inflateSync } from "node:zlib";
 import { IntegrityError, type StageVarError, UsageError } from "./errors.ts";
+import { type Band, deflateBand, type DeflatedBand, joinBands } from "./png_band.ts";
+import type { Workers } from "./workers.ts";
 
 /** A picture: rows from the top, pixels from the left, three bytes a pixel. */
 export interface RgbImage {
@@ -26,23 +27,22 @@ export interface RgbImage {
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 /** 67 megapixels: twice 8192 x 4096, and far above what any schedule draws. */
 const MAX_PIXELS = 1 << 26;
-/** Bytes deflated between two turns of the event loop, about 4 ms: zlib is synchronous under Deno, even its callbacks. */
+/** Bytes of a band, which takes about 8 ms: zlib is synchronous under Deno, even its callbacks. */
 const BAND_BYTES = 1 << 18;
-const LEVEL = 3;
-const FILTER_UP = 2;
 /** Bytes of text a file may unfold to, all entries together, and how many entries. */
 const MAX_TEXT_BYTES = 4 << 20;
 const MAX_ENTRIES = 1024;
 const HINT = "The file is damaged or not a PNG: export it again";
 
 /**
- * Writes a PNG, giving the event loop a turn between bands of rows.
+ * Writes a PNG, giving the event loop a turn between bands of rows, or having workers deflate them: the file is the same.
  *
  * Rows are filtered with Up and deflated at level 3. Text goes into tEXt where Latin-1 holds it and into iTXt (UTF-8)
  * otherwise (§11.3.3); lone surrogates become U+FFFD.
  *
  * @param image The picture.
  * @param text Entries by keyword: 1 to 79 printable Latin-1 characters; no text may hold NUL.
+ * @param workers Take pictures of more than one band.
  * @throws {UsageError} The sizes do not fit the data, or a keyword or text cannot be stored.
  *
  * @example
@@ -54,7 +54,11 @@ const HINT = "The file is damaged or not a PNG: export it again";
  * assert.deepEqual(readPngText(bytes), { Title: "rød 🦊" });
  * ```
  */
-export async function encodePng(image: RgbImage, text: Record<string, string> = {}): Promise<Uint8Array> {
+export async function encodePng(
+  image: RgbImage,
+  text: Record<string, string> = {},
+  workers?: Workers,
+): Promise<Uint8Array> {
   const { width, height, data } = image;
   if (!isSize(width, height) || data.length !== width * height * 3) {
     throw new UsageError(
@@ -66,7 +70,7 @@ export async function encodePng(image: RgbImage, text: Record<string, string> = 
   new DataView(header.buffer).setUint32(4, height);
   header.set([8, 2], 8);
   const entries = Object.entries(text).map(([keyword, value]) => textChunk(keyword, value));
-  const pixels = (await deflateRows(image)).map((part) => chunk("IDAT", part));
+  const pixels = joinBands(await deflated(image, workers)).map((part) => chunk("IDAT", part));
   return concat([SIGNATURE, chunk("IHDR", header), ...entries, ...pixels, chunk("IEND", new Uint8Array())]);
 }
 
@@ -195,35 +199,29 @@ function* chunks(bytes: Uint8Array): Generator<{ type: string; data: Uint8Array 
   throw damaged("it ends before its last chunk");
 }
 
-async function deflateRows(image: RgbImage): Promise<Uint8Array[]> {
-  const parts: Uint8Array[] = [];
-  await pipeline(
-    filteredBands(image),
-    createDeflate({ level: LEVEL, chunkSize: 1 << 16 }),
-    async (compressed: AsyncIterable<Uint8Array>) => {
-      for await (const part of compressed) parts.push(part);
-    },
-  );
-  return parts;
+async function deflated(image: RgbImage, workers?: Workers): Promise<DeflatedBand[]> {
+  const all = bands(image);
+  if (workers && all.length > 1) return await Promise.all(all.map((band) => workers.run({ type: "band", band })));
+  const done: DeflatedBand[] = [];
+  for (const band of all) {
+    done.push(deflateBand(band));
+    await setImmediate();
+  }
+  return done;
 }
 
-/** Bands of rows, each row behind its filter byte; the event loop gets a turn after each. */
-async function* filteredBands({ width, height, data }: RgbImage): AsyncGenerator<Uint8Array> {
+function bands({ width, height, data }: RgbImage): Band[] {
   const stride = width * 3;
-  const rowsABand = Math.max(1, Math.floor(BAND_BYTES / stride));
-  for (let from = 0; from < height; from += rowsABand) {
-    const to = Math.min(from + rowsABand, height);
-    const band = new Uint8Array((stride + 1) * (to - from));
-    for (let row = from; row < to; row++) {
-      const out = (row - from) * (stride + 1);
-      band[out] = FILTER_UP;
-      const at = row * stride;
-      if (row === 0) band.set(data.subarray(0, stride), 1);
-      else for (let i = 0; i < stride; i++) band[out + 1 + i] = data[at + i]! - data[at - stride + i]!;
-    }
-    yield band;
-    await new Promise<void>((resolve) => setImmediate(resolve));
-  }
+  const rows = Math.max(1, Math.floor(BAND_BYTES / stride));
+  return Array.from({ length: Math.ceil(height / rows) }, (_, i) => {
+    const [from, to] = [i * rows, Math.min((i + 1) * rows, height)];
+    return {
+      rows: data.slice(Math.max(0, from - 1) * stride, to * stride),
+      stride,
+      first: i === 0,
+      last: to === height,
+    };
+  });
 }
 
 /** Inflates a zlib stream to at most `most` bytes, or throws IntegrityError. */

@@ -20,7 +20,7 @@ import { MODELS } from "./mini_models.ts";
 /** A device that computes nothing, and counts what is alive on it. */
 class FakeDevice implements Runtime {
   readonly device = "fake";
-  readonly attention = "plain";
+  readonly form = { attention: "plain", norms: "apart", half: "products" } as const;
   readonly version = "fake 1.0";
   readonly alive = new Set<DeviceTensor>();
   readonly runs: { graph: string; inputs: Readonly<Record<string, Tensor | DeviceTensor>> }[] = [];
@@ -61,23 +61,23 @@ class FakeDevice implements Runtime {
 }
 
 const GRID = { h: 2, w: 2 };
-const TEXT_TENSORS = (depth: number): number => 5 + 2 * depth;
+const TEXT_TENSORS = (depth: number): number => 4 + 3 * depth;
 
-/** One picture with a conditional text of 3 tokens and a null text of 5. */
-async function begin(device: Runtime, half = false) {
+/** One picture with a conditional text of 3 tokens and a null text of 5, or of other lengths. */
+async function begin(device: Runtime, half = false, lengths: readonly number[] = [3, 5]) {
   const model = await openInfinity(join(MODELS, "mini-2b"));
   const { width, depth, chunks, textDim } = model.transformer.dims;
   const transformer = await InfinityTransformer.open(model.transformer, device, { half });
-  const texts = [3, 5].map((tokens) =>
-    Float32Array.from({ length: tokens * textDim }, (_, i) => Math.sin(i + 7 * tokens))
+  const texts = lengths.map((tokens, row) =>
+    Float32Array.from({ length: tokens * textDim }, (_, i) => Math.sin(i + 7 * tokens + row))
   );
   const request = { dims: model.dims, images: 1, last: GRID, last1M: { h: 64, w: 64 }, capacity: [] };
   const run = await beginRun(transformer, texts, request);
   assert(run.kernels instanceof DeviceKernels);
   /** A chunk on as many copies of a token row as there are batch rows. */
-  const scale = async (rows: number): Promise<DeviceRows> => {
+  const scale = async (tensors: number): Promise<DeviceRows> => {
     const start = run.start() as DeviceRows;
-    assert.equal(start.length, rows);
+    assert.equal(start.length, tensors);
     return await run.chunk(1, start, GRID) as DeviceRows;
   };
   return { model, transformer, run, scale, width, depth, per: depth / chunks };
@@ -99,10 +99,10 @@ Deno.test("a run on a device feeds its caches back and frees what they replace",
   assert.deepEqual(cond!["textKeys.0"]!.dims, [1, 3, 32]);
   assert.deepEqual(nul!["textKeys.0"]!.dims, [1, 5, 32]);
   const sent = Object.values(cond!).map((tensor) => "data" in tensor ? tensor.data.length : 0);
-  assert(sent.every((length) => length <= 1), "nothing larger than a number comes from the host");
+  assert(sent.every((length) => length <= 3), "nothing larger than a shape comes from the host");
 
   // the null row alone goes on, with its own cache and text
-  run.keepRows(1, 2);
+  await run.keepRows(1, 2);
   run.kernels.free(await scale(1));
   assert.equal(device.alive.size, texts + tables + caches / 2);
   const last = device.chunks().at(-1)!;
@@ -113,6 +113,54 @@ Deno.test("a run on a device feeds its caches back and frees what they replace",
   assert.equal(device.alive.size, tables, "texts and caches go before the decoder runs");
   run[Symbol.dispose]();
   assert.equal(device.alive.size, 0);
+});
+
+Deno.test("both rows of a picture whose texts are of one length run as one, until one row goes on alone", async () => {
+  const device = new FakeDevice();
+  const { run, scale, depth, per } = await begin(device, false, [4, 4]);
+  const apart = 2 * TEXT_TENSORS(depth), joined = TEXT_TENSORS(depth) - 2, tables = 2, caches = 2 * per;
+  assert.equal(device.alive.size, apart + joined, "cond and ctx are not joined: nothing reads them");
+  for (let chunk = 0; chunk < 2; chunk++) run.kernels.free(await scale(1));
+  const [first, second] = device.chunks();
+  assert.deepEqual([first!["x"]!.dims, first!["keys.0"]!.dims], [[2, 1, 32], [2, 0, 32]]);
+  assert.deepEqual([second!["keys.0"]!.dims, second!["textKeys.0"]!.dims], [[2, 1, 32], [2, 4, 32]]);
+  assert.equal(device.alive.size, apart + joined + tables + caches);
+
+  // what is kept for later, and guided, is the null row's alone
+  const both = await scale(1);
+  const [kept] = await run.kernels.keepNull(both, GRID) as DeviceRows;
+  assert.deepEqual([both[0]!.dims, kept!.dims], [[2, 1, 32], [1, 1, 32]]);
+  run.kernels.free([kept!]);
+  run.kernels.free(both);
+  run.freeCache();
+  run[Symbol.dispose]();
+  assert.equal(device.alive.size, 0);
+});
+
+Deno.test("a cache of two rows is cut to one, and the text with it", async () => {
+  const outputs: Float32Array[] = [];
+  for (const lengths of [[4, 4], [4, 5]]) { // joined, and apart: the null row must not notice
+    for (const row of [0, 1]) {
+      using runtime = openNative({ resident: "webgpu" });
+      const { run, transformer, width, model } = await begin(runtime, false, lengths);
+      const whole = async (): Promise<DeviceRows> => {
+        let x: unknown = run.start();
+        for (let chunk = 0; chunk < model.dims.chunks; chunk++) x = await run.chunk(chunk, x as DeviceRows, GRID);
+        return x as DeviceRows;
+      };
+      run.kernels.free(await whole());
+      await run.keepRows(row, row + 1);
+      const alone = await run.kernels.read(await whole());
+      assert.equal(alone.length, width);
+      outputs.push(alone);
+      run[Symbol.dispose]();
+      transformer[Symbol.dispose]();
+    }
+  }
+  const [cond, nul, condApart, nulApart] = outputs as [Float32Array, Float32Array, Float32Array, Float32Array];
+  assert(distance(cond, condApart) < 1e-6);
+  assert(distance(nul, nulApart) > 1e-3, "the null texts differ in length");
+  assert(distance(cond, nul) > 1e-3, "and the rows in their texts");
 });
 
 Deno.test("a run that fails on a device keeps its cache, and all of it is freed at the end", async () => {
@@ -133,31 +181,33 @@ Deno.test("a text that does not fit on a device leaves nothing behind", async ()
   assert.equal(device.alive.size, 0);
 });
 
-Deno.test("half precision bears activations a hundred times as large as usual", async () => {
-  using runtime = openNative({ resident: true });
-  using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
-  const outputs: Float32Array[] = [];
-  for (const half of [false, true]) {
-    const { run, transformer, width } = await begin(runtime, half);
-    const x = Float32Array.from(
-      { length: 4 * width },
-      (_, i) => 100 * (Math.sin(i * 12.9898) + Number(i % width === 3)),
-    );
-    const large = await memory.upload(floatTensor(x, [1, 4, width]));
-    const y = await run.chunk(0, [large, memory.hold(large)], GRID) as DeviceRows;
-    outputs.push(await memory.read(y[0]!));
-    run[Symbol.dispose]();
-    transformer[Symbol.dispose]();
-  }
-  const [single, half] = outputs as [Float32Array, Float32Array];
-  assert(half.every(Number.isFinite));
-  const error = distance(half, single);
-  assert(error > 1e-7 && error < 2e-3, `relative error ${error}`);
-});
+for (const resident of ["webgpu", "cuda"] as const) {
+  Deno.test(`half precision of ${resident} bears activations a hundred times as large as usual`, async () => {
+    using runtime = openNative({ resident });
+    using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
+    const outputs: Float32Array[] = [];
+    for (const half of [false, true]) {
+      const { run, transformer, width } = await begin(runtime, half);
+      const x = Float32Array.from(
+        { length: 4 * width },
+        (_, i) => 100 * (Math.sin(i * 12.9898) + Number(i % width === 3)),
+      );
+      const large = await memory.upload(floatTensor(x, [1, 4, width]));
+      const y = await run.chunk(0, [large, memory.hold(large)], GRID) as DeviceRows;
+      outputs.push(await memory.read(y[0]!));
+      run[Symbol.dispose]();
+      transformer[Symbol.dispose]();
+    }
+    const [single, half] = outputs as [Float32Array, Float32Array];
+    assert(half.every(Number.isFinite));
+    const error = distance(half, single);
+    assert(error > 1e-7 && error < 2e-3, `relative error ${error}`);
+  });
+}
 
 Deno.test("a latent on a device becomes the pixels that it becomes on the host", async () => {
   const model = await openInfinity(join(MODELS, "mini-2b"));
-  using runtime = openNative({ resident: true });
+  using runtime = openNative({ resident: "webgpu" });
   using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
   using decoder = new Decoder(model.decoder, runtime);
   const { codeDim, stride } = model.decoder;

@@ -20,6 +20,7 @@ export interface World {
   /** What the CUDA driver answers. */
   readonly cudaVersion?: number | DeviceError;
   readonly native?: () => Runtime;
+  readonly cuda?: () => Promise<Runtime>;
   readonly portable?: () => Promise<Runtime>;
 }
 
@@ -43,7 +44,7 @@ export function fakeRuntime(device: string, factor = 2): Runtime {
   return {
     device,
     version: "fake 1.0",
-    attention: "fused",
+    form: { attention: "fused", norms: "rowwise" },
     createSession: () =>
       Promise.resolve({
         run: (inputs, outputs) => {
@@ -103,6 +104,8 @@ export function machine(world: World): System {
         return fakeRuntime("cpu");
       }),
       webgpu: () => Promise.reject(new DeviceError("No WebGPU device: no adapter")),
+      cuda: world.cuda ?? (() => Promise.reject(new DeviceError("No CUDA device: no driver"))),
+      cudaInstalled: () => world.cuda !== undefined,
       portable: world.portable ?? (() => Promise.resolve(fakeRuntime("wasm"))),
     },
   };

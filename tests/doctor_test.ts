@@ -328,7 +328,7 @@ Deno.test("stagevar --device cuda exits 5 with one clear line and leaves nothing
     const model = join(ROOT, "tests/golden/models/mini-2b");
     const { code, out, err } = await stagevar(folder, ["x", "--device", "cuda", "-m", model]);
     assert.deepEqual([code, out], [5, ""]);
-    assert.match(err, /^Error: [^\n]*"cuda"[^\n]*\nUse --device [^\n]*\n$/);
+    assert.match(err, /^Error: No CUDA device: [^\n]*\nRun "stagevar doctor"[^\n]*--device cpu\n$/);
     assert.deepEqual([...Deno.readDirSync(folder)], []);
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -101,6 +101,7 @@ Deno.test("a dtype other than f32 makes its copies once, tells how far, and draw
 Deno.test("a dtype that a device cannot do is refused before copies are made", async () => {
   await withCopyOfMini2B(async (model) => {
     await assert.rejects(Engine.open({ model, device: "webgpu", dtype: "u8" }), UsageError);
+    await assert.rejects(Engine.open({ model, device: "cuda", dtype: "u16" }), UsageError);
     const files = [...Deno.readDirSync(model)].map(({ name }) => name);
     assert(files.length > 0 && !files.some((name) => name.startsWith("stagevar-")), `${files}`);
   });

@@ -2,7 +2,7 @@
  * Golden cases: runs the engine on stored bits, projections and indices, and measures how far every intermediate is from
  * the float64 reference.
  *
- *     deno task golden [DIR] [--dtype f32|f16|u16|u8] [--mapped] [--device cpu|resident|webgpu]      DIR holds models/ and cases/ (default: tests/golden)
+ *     deno task golden [DIR] [--dtype f32|f16|u16|u8] [--mapped] [--device cpu|as-webgpu|as-cuda|webgpu|cuda]      DIR holds models/ and cases/ (default: tests/golden)
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -17,6 +17,7 @@ import { cacheCapacity, drawScales } from "../src/pipeline.ts";
 import type { Step } from "../src/plan.ts";
 import type { DtypeName } from "../src/request.ts";
 import { openNative } from "../src/runtime/native.ts";
+import { openCuda } from "../src/runtime/cuda.ts";
 import { openWebGpu } from "../src/runtime/webgpu.ts";
 import type { Runtime } from "../src/runtime/runtime.ts";
 import { RATIOS, schedule } from "../src/schedule.ts";
@@ -101,7 +102,7 @@ export async function runCase(
   const features = await encode("text", request.prompt);
   const negative = request.negative_prompt === null ? undefined : await encode("negative", request.negative_prompt);
   using transformer = await InfinityTransformer.open(model.transformer, runtime, { quantised, half, residency });
-  const cond = await transformer.encodeText(features);
+  const cond = await transformer.encodeText(features); // in host memory, wherever pictures run
   const uncond = negative ?? await transformer.nullFeatures(cond.tokens);
   const nul = await transformer.encodeText(uncond);
   await report.compare("text.cond", Float32Array.of(...cond.cond, ...nul.cond));
@@ -270,8 +271,19 @@ if (import.meta.main) {
     console.error(`No dtype "${values.dtype}": one of ${Object.keys(FEATURE_TOLERANCE).join(", ")} is wanted`);
     Deno.exit(2);
   }
-  const resident = values.device === "resident"; // the CPU, as if it had memory of its own
-  using runtime = values.device === "webgpu" ? await openWebGpu() : openNative({ resident });
+  const openers: Readonly<Record<string, () => Runtime | Promise<Runtime>>> = {
+    cpu: () => openNative(),
+    "as-webgpu": () => openNative({ resident: "webgpu" }), // the CPU, with that GPU's graphs and memory of its own
+    "as-cuda": () => openNative({ resident: "cuda" }),
+    webgpu: () => openWebGpu(),
+    cuda: () => openCuda(),
+  };
+  const open = openers[values.device];
+  if (!open) {
+    console.error(`No device "${values.device}": one of ${Object.keys(openers).join(", ")} is wanted`);
+    Deno.exit(2);
+  }
+  using runtime = await open();
   const names = await caseNames(folder).catch(() => []);
   if (names.length === 0) {
     console.error(`No golden cases in "${folder}": give a folder with models/ and cases/`);

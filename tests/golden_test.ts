@@ -14,15 +14,17 @@ for (const name of await caseNames(GOLDEN)) {
   });
 }
 
-for (const name of await caseNames(GOLDEN)) {
-  Deno.test(`golden case ${name} on tensors that stay on their device`, async () => {
-    using runtime = openNative({ resident: true });
-    const report = await runCase(GOLDEN, name, runtime);
-    assert(report.passed, JSON.stringify(report, null, 1));
-    const half = await runCase(GOLDEN, name, runtime, { dtype: "f16" });
-    assert(half.passed, JSON.stringify(half, null, 1));
-    assert(half.errors.logits! > 1e-5, `logits within ${half.errors.logits} were not made in half precision`);
-  });
+for (const resident of ["webgpu", "cuda"] as const) {
+  for (const name of await caseNames(GOLDEN)) {
+    Deno.test(`golden case ${name} with the graphs of ${resident}, on tensors that stay on their device`, async () => {
+      using runtime = openNative({ resident });
+      const report = await runCase(GOLDEN, name, runtime);
+      assert(report.passed, JSON.stringify(report, null, 1));
+      const half = await runCase(GOLDEN, name, runtime, { dtype: "f16" });
+      assert(half.passed, JSON.stringify(half, null, 1));
+      assert(half.errors.logits! > 1e-5, `logits within ${half.errors.logits} were not made in half precision`);
+    });
+  }
 }
 
 for (const options of [{ mapped: true }, { dtype: "u16" }, { dtype: "u8" }, { dtype: "u8", mapped: true }] as const) {

@@ -47,7 +47,7 @@ function both(runtime: Runtime, dims: LoopDims) {
 
 for (const [name, dims] of [["tokens of one cell", PLAIN], ["tokens of 2x2 cells", PATCHED]] as const) {
   Deno.test(`device kernels give what the core gives: latent and bits, ${name}`, async () => {
-    using runtime = openNative({ resident: true });
+    using runtime = openNative({ resident: "webgpu" });
     using pair = both(runtime, dims);
     const { host, device, put } = pair;
     const { codeDim, tokenDim } = dims;
@@ -78,7 +78,7 @@ for (const [name, dims] of [["tokens of one cell", PLAIN], ["tokens of 2x2 cells
 }
 
 Deno.test("device kernels give what the core gives: sampling, projection, restoration", async () => {
-  using runtime = openNative({ resident: true });
+  using runtime = openNative({ resident: "webgpu" });
   using pair = both(runtime, PLAIN);
   const { host, device, put } = pair;
   const [from, to] = [{ h: 4, w: 5 }, BATCH.last];
@@ -113,7 +113,7 @@ Deno.test("device kernels give what the core gives: sampling, projection, restor
 });
 
 Deno.test("device kernels guide, and see logits that are not finite", async () => {
-  using runtime = openNative({ resident: true });
+  using runtime = openNative({ resident: "webgpu" });
   using pair = both(runtime, PLAIN);
   const { host, device, put } = pair;
   const L = 6, d = PLAIN.tokenDim;

@@ -101,6 +101,8 @@ Deno.test("openDevice() falls back to WebAssembly once and says so", async () =>
       throw new DeviceError('Cannot load ONNX Runtime from "x.so": no such file');
     },
     webgpu: () => Promise.reject(new DeviceError("No WebGPU device: no adapter")),
+    cuda: () => Promise.reject(new DeviceError("No CUDA device: no driver")),
+    cudaInstalled: () => false,
     portable: () => Promise.resolve(portable),
   };
   const { runtime, notices } = await openDevice("auto", undefined, broken);
@@ -115,12 +117,34 @@ Deno.test("openDevice() falls back to WebAssembly once and says so", async () =>
   );
 });
 
+Deno.test("openDevice() takes CUDA by itself where its provider is installed, and says why not where it does not work", async () => {
+  const opened: string[] = [];
+  const open = (device: string) => (): Runtime => (opened.push(device), { device } as Runtime);
+  const openers: DeviceOpeners = {
+    native: open("cpu"),
+    webgpu: () => Promise.resolve(open("webgpu")()),
+    cuda: () => Promise.resolve(open("cuda")()),
+    cudaInstalled: () => true,
+    portable: () => Promise.resolve(open("wasm")()),
+  };
+  const { runtime, notices } = await openDevice("auto", undefined, openers);
+  assert.deepEqual([runtime.device, notices, opened], ["cuda", [], ["cuda"]]);
+  const broken = { ...openers, cuda: () => Promise.reject(new DeviceError("No CUDA device: no driver")) };
+  const fallen = await openDevice("auto", undefined, broken);
+  assert.equal(fallen.runtime.device, "cpu");
+  assert.match(fallen.notices.join(), /^Running on the CPU although [^\n]*no driver$/);
+  await assert.rejects(openDevice("cuda", undefined, broken), /no driver/); // by name there is no other
+});
+
 Deno.test("openDevice() takes WebGPU only when it is asked for, and says when its attention is slow", async () => {
   const opened: string[] = [];
-  const open = (device: string) => (): Runtime => (opened.push(device), { device, attention: "plain" } as Runtime);
+  const open =
+    (device: string) => (): Runtime => (opened.push(device), { device, form: { attention: "plain" } } as Runtime);
   const openers: DeviceOpeners = {
     native: open("cpu"),
     webgpu: (options) => (assert.deepEqual(options, { threads: 3 }), Promise.resolve(open("webgpu")())),
+    cuda: () => Promise.resolve(open("cuda")()),
+    cudaInstalled: () => false,
     portable: () => Promise.resolve(open("wasm")()),
   };
   const { runtime, notices } = await openDevice("webgpu", 3, openers);

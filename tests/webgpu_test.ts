@@ -31,8 +31,8 @@ Deno.test({ name: "attention on WebGPU is what it is on the CPU, from few querie
   using cpu = openNative();
   using gpu = await openWebGpu();
   for (const queries of [1, 40]) {
-    const wanted = await attend(cpu, cpu.attention, queries);
-    const found = await attend(gpu, gpu.attention, queries);
+    const wanted = await attend(cpu, cpu.form.attention, queries);
+    const found = await attend(gpu, gpu.form.attention, queries);
     assert(distance(found, wanted) < 1e-6, `${queries} queries: ${distance(found, wanted)}`);
   }
 });

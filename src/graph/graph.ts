@@ -74,8 +74,18 @@ export interface GraphForm {
    * kernel is wrong (runtime/webgpu.ts).
    */
   readonly attention?: "fused" | "plain";
-  /** Whether blocks multiply in half precision; see {@linkcode Graph.halfLinear}. Default false. */
-  readonly half?: boolean;
+  /**
+   * Whether a norm's scale and shift, one of each a batch row, go into the operator, or are two more passes: the default, for
+   * devices whose operator takes one for all rows.
+   */
+  readonly norms?: "rowwise" | "apart";
+  /**
+   * Half precision of a block: `products` alone, between rows scaled for it ({@linkcode Graph.halfLinear}), or the whole
+   * `block`, attention included, but for residuals and norms. Default: none.
+   */
+  readonly half?: "products" | "block" | undefined;
+  /** How the decoder's maps lie: channels first, the default, or last, in operators that only CUDA has. */
+  readonly maps?: "channels first" | "channels last" | undefined;
 }
 
 /** Domain of ONNX Runtime's own operators (MultiHeadAttention, FastGelu, RotaryEmbedding). */
@@ -99,6 +109,11 @@ const OPSETS = { "": 21, [MICROSOFT]: 1 };
  */
 export function externalRoot(file: string): string {
   return /^[A-Za-z]:[\\/]/.test(file) ? file.slice(0, 3) : "/";
+}
+
+/** One batch row of x [R, ...], [1, ...]. */
+export function batchRow(graph: Graph, x: Value, row: number): Value {
+  return graph.op("Slice", [x, graph.ints([row]), graph.ints([row + 1]), graph.ints([0])]);
 }
 
 /**
@@ -255,9 +270,14 @@ export class Graph {
       rows = { half: this.cast(this.op("Div", [x, peak]), "F16"), peak };
       this.#halves.set(x.name, rows);
     }
-    const product = this.op("Gemm", [rows.half, this.cast(this.weight(weight), "F16")], { transB: 1 });
+    const product = this.op("Gemm", [rows.half, this.halfWeight(weight)], { transB: 1 });
     const y = this.op("Mul", [this.cast(product, "F32"), rows.peak]);
     return bias ? this.op("Add", [y, this.weight(bias)]) : y;
+  }
+
+  /** A checkpoint tensor in float16. */
+  halfWeight(ref: TensorRef): Value {
+    return ref.dtype === "F16" && isContiguous(ref) ? this.#stored(ref) : this.cast(this.weight(ref), "F16");
   }
 
   /** x in another element type. */
@@ -322,6 +342,11 @@ export class Graph {
   /** Cuts an axis into equal parts. */
   split(x: Value, parts: number, axis: number): Value[] {
     return this.ops("Split", [x], parts, { axis, num_outputs: parts });
+  }
+
+  /** Whether an operator of this type is in it. */
+  has(type: string): boolean {
+    return this.#nodes.some((node) => node.type === type);
   }
 
   /** Files that this graph's weights lie in. */

@@ -1,5 +1,5 @@
 /**
- * Kernels in a device's memory: a batch tensor is a list of tensors, one a batch row, and every kernel a small graph.
+ * Kernels in a device's memory: a batch tensor is a list of tensors, and every kernel a small graph.
  *
  * Only random numbers, and what a scale is told by (guidance, temperature, rank), go to the device; only whether logits are
  * finite comes back.
@@ -11,24 +11,40 @@ import type { Stream } from "../core.ts";
 import type { DeviceMemory } from "../runtime/device_memory.ts";
 import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../runtime/runtime.ts";
 import type { Grid } from "../schedule.ts";
+import type { Workers } from "../workers.ts";
 import {
   addBitsGraph,
   guideGraph,
   type LatentShape,
   nextInputGraph,
+  nullRowGraph,
   projectGraph,
   restoreGraph,
   sampleRowsGraph,
   selectRowsGraph,
   upsampleGraph,
 } from "./graphs.ts";
-import type { BitRequest, GuidedLogits, LoopBatch, LoopDims, ProjectionRequest, ScaleKernels } from "./kernels.ts";
+import type {
+  BitRequest,
+  ForeseenProjection,
+  GuidedLogits,
+  LoopBatch,
+  LoopDims,
+  ProjectionRequest,
+  ScaleKernels,
+} from "./kernels.ts";
 
-/** A tensor of the loop: its batch rows, or images, each with a leading axis of 1. */
+/**
+ * A tensor of the loop: one an image, [2, L, C] with both of its batch rows or [1, L, C] with one; or one a batch row where an
+ * image's rows cannot lie in one tensor, conditional rows first.
+ */
 export type DeviceRows = readonly DeviceTensor[];
 
 /** Row indices I of every image, [1, r] of int64: those drawn lie on the device, given ones on the host. */
 export type DeviceIndices = readonly (DeviceTensor | Tensor)[];
+
+/** Entries from which on a thread of its own is worth a projection: about a millisecond. */
+const LARGE_PROJECTION = 2 ** 15;
 
 /** A bit is certain from here on when nothing is filtered: no logit is as large. */
 const NEVER = 3e38;
@@ -39,11 +55,23 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
   readonly #width: number;
   readonly #shape: LatentShape;
   readonly #images: number;
+  readonly #workers: Workers | undefined;
+  readonly #drawn = new Map<string, Promise<Float32Array>>(); // projections that workers draw
 
-  /** Kernels for one batch, whose tensors `memory` keeps. */
-  constructor(memory: DeviceMemory, { width, codeDim, tokenDim, patchify }: LoopDims, { images, last }: LoopBatch) {
+  /**
+   * Kernels for one batch, whose tensors `memory` keeps.
+   *
+   * @param workers draw what is foreseen
+   */
+  constructor(
+    memory: DeviceMemory,
+    { width, codeDim, tokenDim, patchify }: LoopDims,
+    { images, last }: LoopBatch,
+    workers?: Workers,
+  ) {
     const cell = patchify ? 2 : 1;
     this.#memory = memory;
+    this.#workers = workers;
     this.#width = width;
     this.#shape = { codeDim, tokenDim, cell, height: last.h * cell, width: last.w * cell };
     this.#images = images;
@@ -57,6 +85,18 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     return Array.from({ length: this.#images }, (_, image) => image === 0 ? latent : this.#memory.hold(latent));
   }
 
+  /** Hands large ones to the workers. */
+  foresee(projections: readonly ForeseenProjection[]): void {
+    for (const { rows, rank, kind, streams } of projections) {
+      if (!this.#workers || rows * rank < LARGE_PROJECTION) continue;
+      for (const stream of streams) {
+        const q = this.#workers.run({ type: "projection", kind, stream, rows, rank });
+        q.catch(() => {}); // heard when it is asked for
+        this.#drawn.set(JSON.stringify(stream), q);
+      }
+    }
+  }
+
   /** u [L, d_tok] an image. */
   nextInput(latent: DeviceRows, grid: Grid): Promise<DeviceRows> {
     const dims = [grid.h * grid.w, this.#shape.tokenDim];
@@ -64,9 +104,13 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     return this.#each(latent, (own) => this.#one(`input ${this.#key(grid)}`, graph, { latent: own }, "u", dims));
   }
 
-  /** The same tensors, held once more. */
-  keepNull(x: DeviceRows): DeviceRows {
-    return x.slice(-this.#images).map((row) => this.#memory.hold(row));
+  /** The same tensors, held once more, or their null rows where a tensor has both of an image. */
+  keepNull(x: DeviceRows): Promise<DeviceRows> {
+    return this.#each(x.slice(-this.#images), (own) => {
+      const [rows, L] = own.dims as [number, number];
+      if (rows === 1) return Promise.resolve(this.#memory.hold(own));
+      return this.#one(`null ${this.#width}`, () => nullRowGraph(this.#width), { x: own }, "y", [1, L, this.#width]);
+    });
   }
 
   /** I [1, r] an image, drawn on the device. */
@@ -97,9 +141,11 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
   project(x: DeviceRows, { rank, kind, streams, forced }: ProjectionRequest): Promise<DeviceRows> {
     const draw = kind === "gaussian" ? core.gaussianProjection : core.signProjection;
     const graph = () => projectGraph(this.#width);
-    return this.#each(x, (own, image) => {
+    return this.#each(x, async (own, image) => {
       const M = own.dims[1]!;
-      const q = floatTensor(forced?.[image] ?? draw(streams[image]!, M, rank), [M, rank]);
+      const stream = streams[image]!;
+      const entries = forced?.[image] ?? await this.#drawn.get(JSON.stringify(stream)) ?? draw(stream, M, rank);
+      const q = floatTensor(entries, [M, rank]);
       return this.#one(`project ${this.#width}`, graph, { x: own, q }, "y", [1, rank, this.#width]);
     });
   }
@@ -129,10 +175,14 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     const g = guidance ?? 1;
     let finite = true;
     const z = await this.#each(logits.slice(0, this.#images), async (own, image) => {
-      const inputs = { own, nul: nul[image]!, guidance: factor(g), rest: factor(1 - g), tau: factor(tau) };
+      const [rows, L] = own.dims as [number, number];
+      const joined = rows === 2;
+      const both = joined ? { both: own } : { own, nul: nul[image]! };
+      const inputs = { ...both, guidance: factor(g), rest: factor(1 - g), tau: factor(tau) };
       const check = new Float32Array(1);
       const outputs = { check: floatTensor(check, []) };
-      const made = await this.#memory.run(`guide ${tokenDim}`, () => guideGraph(tokenDim), inputs, { z: own.dims }, {
+      const graph = () => guideGraph(tokenDim, joined);
+      const made = await this.#memory.run(`guide ${tokenDim} ${joined}`, graph, inputs, { z: [1, L, tokenDim] }, {
         outputs,
       });
       finite &&= check[0] === 0;

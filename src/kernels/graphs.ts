@@ -1,14 +1,15 @@
 /**
  * The kernels of the scale loop as graphs, for one image in a device's memory; shapes of grids are constants of a graph.
  *
- * Resizing is two products with the matrices that the wasm core resizes by; a choice of rows is a one-hot matrix where the
+ * Resizing is two products with the matrices that the wasm core resizes by, always of one matrix and one other: CUDA finds the
+ * parts of a batched product by a table that it reads from host memory; a choice of rows is a one-hot matrix where the
  * rows go back to their places, since scattering is not there on every device.
  *
  * @module
  */
 import { resizeTokens } from "../core.ts";
 import type { ResizeKind } from "../core.ts";
-import { Graph, type Value } from "../graph/graph.ts";
+import { batchRow, Graph, type Value } from "../graph/graph.ts";
 import { ELEMENT } from "../graph/onnx_proto.ts";
 import type { Grid } from "../schedule.ts";
 
@@ -40,13 +41,17 @@ export function nextInputGraph({ codeDim, tokenDim, cell, height, width }: Laten
   return graph;
 }
 
-/** z [1, L, d_tok] = (guidance own + rest nul) / tau, and `check`, which is 0 where all of it is finite. */
-export function guideGraph(tokenDim: number): Graph {
+/**
+ * z [1, L, d_tok] = (guidance own + rest nul) / tau, and `check`, which is 0 where all of it is finite. `joined`: own and nul are
+ * the two rows of `both` [2, L, d_tok].
+ */
+export function guideGraph(tokenDim: number, joined: boolean): Graph {
   const graph = new Graph("guidance");
-  const input = (name: string): Value => graph.input(name, "F32", [1, "L", tokenDim]);
+  const input = (name: string, rows = 1): Value => graph.input(name, "F32", [rows, "L", tokenDim]);
   const factor = (name: string): Value => graph.input(name, "F32", [1]);
-  const own = graph.op("Mul", [input("own"), factor("guidance")]);
-  const sum = graph.op("Add", [own, graph.op("Mul", [input("nul"), factor("rest")])]);
+  const [first, second] = joined ? graph.split(input("both", 2), 2, 0) : ["own", "nul"].map((name) => input(name));
+  const own = graph.op("Mul", [first!, factor("guidance")]);
+  const sum = graph.op("Add", [own, graph.op("Mul", [second!, factor("rest")])]);
   const z = graph.op("Div", [sum, factor("tau")]);
   graph.output("z", z, "F32", [1, "L", tokenDim]);
   const zeros = graph.op("Mul", [z, graph.floats([0])]); // NaN where z is not finite
@@ -96,6 +101,13 @@ export function sampleRowsGraph(C: number): Graph {
   return graph;
 }
 
+/** The last row of x [R, L, C], [1, L, C]. */
+export function nullRowGraph(C: number): Graph {
+  const graph = new Graph("null row");
+  graph.output("y", batchRow(graph, graph.input("x", "F32", [2, "L", C]), 1), "F32", [1, "L", C]);
+  return graph;
+}
+
 /** X[I] [1, r, C] of x [1, M, C]. */
 export function selectRowsGraph(C: number): Graph {
   const graph = new Graph("select rows");
@@ -136,9 +148,13 @@ export function restoreGraph(C: number, from: Grid, to: Grid): Graph {
 function upsampled(graph: Graph, C: number, from: Grid, to: Grid): Value {
   const cached = graph.reshape(graph.input("cached", "F32", [1, from.h * from.w, C]), [from.h, from.w * C]);
   const tall = graph.op("MatMul", [matrix(graph, from.h, to.h, "area"), cached]);
-  const rows = graph.reshape(tall, [to.h, from.w, C]);
-  const wide = graph.op("MatMul", [matrix(graph, from.w, to.w, "area"), rows]);
-  return graph.reshape(wide, [1, to.h * to.w, C]);
+  const columns = graph.op("Transpose", [graph.reshape(tall, [to.h, from.w, C])], { perm: [1, 0, 2] });
+  const wide = graph.op("MatMul", [
+    matrix(graph, from.w, to.w, "area"),
+    graph.reshape(columns, [from.w, to.h * C]),
+  ]);
+  const back = graph.op("Transpose", [graph.reshape(wide, [to.w, to.h, C])], { perm: [1, 0, 2] });
+  return graph.reshape(back, [1, to.h * to.w, C]);
 }
 
 /** 1 at [0, chosen[j], j], else 0: [1, L, r]. Places are compared as floats, exact up to 2^24. */
@@ -157,7 +173,9 @@ function resize(
   [outH, outW]: readonly [number, number],
   kind: ResizeKind,
 ): Value {
-  const tall = h === outH ? x : graph.op("MatMul", [matrix(graph, h, outH, kind), x]);
+  const turned = { perm: [0, 1, 3, 2] };
+  const columns = (y: Value): Value => graph.op("Transpose", [y], turned);
+  const tall = h === outH ? x : columns(graph.op("MatMul", [columns(x), matrix(graph, h, outH, kind, true)]));
   return w === outW ? tall : graph.op("MatMul", [tall, matrix(graph, w, outW, kind, true)]);
 }
 

@@ -53,8 +53,8 @@ export class HostKernels implements ScaleKernels<Float32Array, HostIndices> {
   }
 
   /** A copy: chunks overwrite what they are given. */
-  keepNull(x: Float32Array, { h, w }: Grid): Float32Array {
-    return x.slice(x.length - this.#batch.length * h * w * this.#dims.width);
+  keepNull(x: Float32Array, { h, w }: Grid): Promise<Float32Array> {
+    return Promise.resolve(x.slice(x.length - this.#batch.length * h * w * this.#dims.width));
   }
 
   /** I, [r] an image. */

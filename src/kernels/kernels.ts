@@ -66,6 +66,12 @@ export interface ProjectionRequest {
   readonly forced?: readonly Float32Array[] | undefined;
 }
 
+/** A projection that will be asked for: of how many rows, and the request's part that is known. */
+export interface ForeseenProjection extends Omit<ProjectionRequest, "forced"> {
+  /** Rows M of what is projected. */
+  readonly rows: number;
+}
+
 /**
  * Kernels on tensors T and row indices I of one batch. A tensor belongs to the loop, which frees it; no kernel writes into
  * its arguments.
@@ -73,10 +79,12 @@ export interface ProjectionRequest {
 export interface ScaleKernels<T, I> {
   /** Running latents of nothing, [B, d, H, W]. */
   zeros(): Promise<T>;
+  /** Says what will be projected, so that Q can be drawn while the scales before are computed. */
+  foresee?(projections: readonly ForeseenProjection[]): void;
   /** Input of a scale, u [B, L, d_tok]: the latents at its grid (infinity.md §5.4). */
   nextInput(latent: T, grid: Grid): Promise<T>;
   /** The null rows of x [R, L, C], kept to be restored from: the last B, [B, L, C]. */
-  keepNull(x: T, grid: Grid): T;
+  keepNull(x: T, grid: Grid): Promise<T>;
   /** Rows I of x [B, M, C] by energy, r an image (stagevar.md §3.2). */
   sampleRows(x: T, rank: number, streams: readonly Stream[]): Promise<I>;
   /** Given rows as I. */

@@ -4,6 +4,7 @@
  * @module
  */
 import { DeviceError } from "../errors.ts";
+import { cudaInstalled, openCuda } from "./cuda.ts";
 import type { DeviceName } from "../request.ts";
 import { openNative } from "./native.ts";
 import type { Runtime } from "./runtime.ts";
@@ -23,6 +24,10 @@ export interface DeviceOpeners {
   native(options: { threads?: number }): Runtime;
   /** The native library on a GPU; rejects with DeviceError where there is none. */
   webgpu(options: { threads?: number }): Promise<Runtime>;
+  /** The native library on an NVIDIA GPU; rejects with DeviceError where there is none. */
+  cuda(options: { threads?: number }): Promise<Runtime>;
+  /** Whether the provider of CUDA is installed: `auto` does not load it to find that out. */
+  cudaInstalled(): boolean;
   /** The WebAssembly runtime. */
   portable(): Promise<Runtime>;
 }
@@ -33,11 +38,15 @@ const PLAIN_NOTICE =
 const OPENERS: DeviceOpeners = {
   native: openNative,
   webgpu: openWebGpu,
+  cuda: openCuda,
+  cudaInstalled,
   portable: async () => await (await import("./web.ts")).openWeb(),
 };
 
 /**
- * Opens the wished device. `auto` is the CPU's native library, or WebAssembly, with a notice, where that cannot load.
+ * Opens the wished device. `auto` is CUDA where its provider is installed, else the CPU's native library, else WebAssembly; what
+ * should have been there and does not work is said in a notice. WebGPU is for those who ask for it: the library does not tell
+ * a GPU from a program that imitates one, many times slower than the CPU itself.
  *
  * @throws {DeviceError} when the wished device is not there
  * @example
@@ -55,26 +64,33 @@ export async function openDevice(
   openers: DeviceOpeners = OPENERS,
 ): Promise<DeviceChoice> {
   const options = threads === undefined ? {} : { threads };
+  const notices: string[] = [];
   switch (device) {
     case "cpu":
       return { runtime: openers.native(options), notices: [] };
     case "wasm":
       return { runtime: await openers.portable(), notices: [] };
     case "auto":
+      if (openers.cudaInstalled()) {
+        try {
+          return { runtime: await openers.cuda(options), notices };
+        } catch (error) {
+          if (!(error instanceof DeviceError)) throw error;
+          notices.push(`Running on the CPU although CUDA's provider is installed: ${error.message}`);
+        }
+      }
       try {
-        return { runtime: openers.native(options), notices: [] };
+        return { runtime: openers.native(options), notices };
       } catch (error) {
         if (!(error instanceof DeviceError)) throw error;
-        const notice = `Running on WebAssembly, many times slower than native: ${error.message}`;
-        return { runtime: await openers.portable(), notices: [notice] };
+        notices.push(`Running on WebAssembly, many times slower than native: ${error.message}`);
+        return { runtime: await openers.portable(), notices };
       }
     case "webgpu": {
       const runtime = await openers.webgpu(options);
-      return { runtime, notices: runtime.attention === "plain" ? [PLAIN_NOTICE] : [] };
+      return { runtime, notices: runtime.form.attention === "plain" ? [PLAIN_NOTICE] : [] };
     }
     case "cuda":
-      throw new DeviceError(`Device "${device}" is not supported yet`, {
-        hint: "Use --device auto, cpu, webgpu or wasm",
-      });
+      return { runtime: await openers.cuda(options), notices };
   }
 }

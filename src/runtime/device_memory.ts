@@ -4,10 +4,20 @@
  * @module
  */
 import { Graph } from "../graph/graph.ts";
-import { type DeviceSession, type DeviceTensor, type FloatTensor, floatTensor, type Tensor } from "./runtime.ts";
+import { type DeviceSession, type DeviceTensor, floatTensor, type Runtime, type Tensor } from "./runtime.ts";
 
 /** Gives the session of a graph, loaded when it is first asked for; the key names the graph. */
-export type DeviceSessions = (key: string, graph: () => Graph) => Promise<DeviceSession>;
+export type DeviceSessions = (key: string, graph: () => Graph, repeated: boolean) => Promise<DeviceSession>;
+
+/** How a graph is run. */
+export interface DeviceRunOptions {
+  /** Arrays on the host to write outputs to that do not stay on the device. */
+  readonly outputs?: Readonly<Record<string, Tensor>>;
+  /** Stops the run. */
+  readonly signal?: AbortSignal | undefined;
+  /** Whether the graph is run again and again on tensors in the same places. */
+  readonly repeated?: boolean;
+}
 
 /**
  * Keeps count of tensors, so that each is freed when its last holder lets go, and all that are left with this object.
@@ -27,35 +37,55 @@ export type DeviceSessions = (key: string, graph: () => Graph) => Promise<Device
  */
 export class DeviceMemory implements Disposable {
   readonly #sessions: DeviceSessions;
+  readonly #upload: Runtime["upload"];
   readonly #holders = new Map<DeviceTensor, number>();
 
-  /** Nothing is held at first. */
-  constructor(sessions: DeviceSessions) {
+  /**
+   * Nothing is held at first.
+   *
+   * @param upload how tensors are copied to the device; by graphs, where it has no other way
+   */
+  constructor(sessions: DeviceSessions, upload?: Runtime["upload"]) {
     this.#sessions = sessions;
+    this.#upload = upload;
   }
 
-  /**
-   * Runs a graph; its outputs named in `kept` (with their shapes) stay on the device, held once.
-   *
-   * @param outputs arrays on the host to write other outputs to
-   */
+  /** Runs a graph; its outputs named in `kept` (with their shapes) stay on the device, held once. */
   async run(
     key: string,
     graph: () => Graph,
     inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
     kept: Readonly<Record<string, readonly number[]>>,
-    { outputs = {}, signal }: { outputs?: Readonly<Record<string, Tensor>>; signal?: AbortSignal | undefined } = {},
+    { outputs = {}, signal, repeated = false }: DeviceRunOptions = {},
   ): Promise<Record<string, DeviceTensor>> {
-    const session = await this.#sessions(key, graph);
-    const made = await session.runKeeping(inputs, outputs, kept, signal);
-    for (const tensor of Object.values(made)) this.#holders.set(tensor, 1);
-    return made;
+    const session = await this.#sessions(key, graph, repeated);
+    const copies: DeviceTensor[] = []; // the library's own copies of host tensors wait for the device
+    const placed: Record<string, Tensor | DeviceTensor> = {};
+    for (const name in inputs) {
+      let tensor = inputs[name]!;
+      if (this.#upload && "data" in tensor && tensor.element !== "I64") copies.push(tensor = this.#upload(tensor));
+      placed[name] = tensor;
+    }
+    try {
+      const made = await session.runKeeping(placed, outputs, kept, signal);
+      for (const tensor of Object.values(made)) this.#holders.set(tensor, 1);
+      return made;
+    } finally {
+      for (const copy of copies) copy[Symbol.dispose]();
+    }
   }
 
-  /** A copy on the device, of a float32 tensor: WebGPU takes int64 only as an argument of operators. */
-  async upload(tensor: FloatTensor, signal?: AbortSignal): Promise<DeviceTensor> {
-    const { dims } = tensor;
-    return (await this.run("upload", () => copyGraph("upload"), { x: tensor }, { y: dims }, { signal }))["y"]!;
+  /** A copy on the device. WebGPU takes int64 only as an argument of operators: {@linkcode DeviceMemory.place} leaves it where it is. */
+  async upload(tensor: Tensor, signal?: AbortSignal): Promise<DeviceTensor> {
+    if (this.#upload) return this.hold(this.#upload(tensor));
+    const { dims, element } = tensor;
+    const graph = () => copyGraph(element);
+    return (await this.run(`copy ${element}`, graph, { x: tensor }, { y: dims }, { signal }))["y"]!;
+  }
+
+  /** A copy on the device where that takes no graph, to be read by every run; else the tensor itself. */
+  place(tensor: Tensor): DeviceTensor | Tensor {
+    return this.#upload ? this.hold(this.#upload(tensor)) : tensor;
   }
 
   /** The values of a float32 tensor on the host. */
@@ -63,7 +93,7 @@ export class DeviceMemory implements Disposable {
     const { dims } = tensor;
     const data = new Float32Array(dims.reduce((product, dim) => product * dim, 1));
     const outputs = { y: floatTensor(data, dims) };
-    await this.run("read", () => copyGraph("read"), { x: tensor }, {}, { outputs });
+    await this.run("copy F32", () => copyGraph("F32"), { x: tensor }, {}, { outputs });
     return data;
   }
 
@@ -92,8 +122,8 @@ export class DeviceMemory implements Disposable {
 }
 
 /** y = x, of any rank. */
-function copyGraph(name: string): Graph {
-  const graph = new Graph(name);
-  graph.output("y", graph.input("x", "F32"), "F32");
+function copyGraph(element: Tensor["element"]): Graph {
+  const graph = new Graph("copy");
+  graph.output("y", graph.input("x", element), element);
   return graph;
 }

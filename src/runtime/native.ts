@@ -9,23 +9,21 @@
  */
 import { DeviceError, ModelError } from "../errors.ts";
 import { externalRoot, type Graph } from "../graph/graph.ts";
-import { ELEMENT } from "../graph/onnx_proto.ts";
+import type { CudaMemory } from "./cuda_memory.ts";
 import { libraryPath } from "./library_path.ts";
+import { type NativeMemory, NativeSession, newTensor, OUT_OF_MEMORY } from "./native_session.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
-import type { DeviceSession, DeviceTensor, Residency, Runtime, Tensor, Tensors } from "./runtime.ts";
+import type { DeviceForm, DeviceSession, DeviceTensor, Residency, Runtime, Tensor } from "./runtime.ts";
 
 /** Without these two passes an f16 or bf16 weight stays mapped and is widened as it is used (specs/onnxruntime.md A). */
 const FOLDING = "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer";
-
-/** What the library says when the system gives it no memory, or no room to map a file. */
-const OUT_OF_MEMORY = /alloc|mmap|out of memory/i;
 
 /** Settings of the CPU runtime. */
 export interface NativeOptions {
   /** Threads of the shared pool; 0 or none for one a core. */
   threads?: number;
-  /** Offer sessions that keep tensors, as a GPU does: what runs there can be tried where there is none. */
-  resident?: boolean;
+  /** Offer sessions that keep tensors, with graphs in the form of that GPU: what runs there can be tried where there is none. */
+  resident?: "webgpu" | "cuda";
 }
 
 /**
@@ -73,33 +71,46 @@ export function loadFailure(graph: string, cause: Error): DeviceError | ModelErr
   });
 }
 
-/** The library on one device; see {@linkcode openNative} and webgpu.ts. */
+/** Forms of graphs. On WebGPU attention is `plain` until somebody has seen that `fused` is right. */
+const FORMS: Readonly<Record<"cpu" | "webgpu" | "cuda", DeviceForm>> = {
+  cpu: { attention: "fused", norms: "rowwise" },
+  webgpu: { attention: "plain", norms: "apart", half: "products" },
+  cuda: { attention: "fused", norms: "rowwise", half: "block", maps: "channels last" },
+};
+
+/** The library on one device; see {@linkcode openNative}, webgpu.ts and cuda.ts. */
 export class NativeRuntime implements Runtime {
   /** Name of the device. */
-  readonly device: "cpu" | "webgpu";
-  /** On a GPU `plain` until somebody has seen that `fused` is right. */
-  attention: "fused" | "plain";
+  readonly device: "cpu" | "webgpu" | "cuda";
+  /** See {@linkcode Runtime}. */
+  form: DeviceForm;
   /** Name and version. */
   readonly version: string;
   readonly #api: OrtApi;
   readonly #env: Handle;
-  readonly #memory: Handle;
-  readonly #deviceMemory: Handle | undefined;
+  readonly #memory: NativeMemory;
   /** See {@linkcode Runtime}; the CPU has no memory of its own, and does it only for tests. */
-  readonly createDeviceSession: ((graph: Graph) => Promise<DeviceSession>) | undefined;
+  readonly createDeviceSession: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
+  /** See {@linkcode Runtime}. */
+  readonly upload: ((tensor: Tensor) => DeviceTensor) | undefined;
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
   /**
    * Loads the library and starts its threads.
    *
+   * @param cuda memory of the CUDA device, taken over
    * @throws {DeviceError} when it cannot be loaded
    */
-  constructor(device: "cpu" | "webgpu", { threads = 0, resident = false }: NativeOptions = {}) {
+  constructor(
+    device: "cpu" | "webgpu" | "cuda",
+    { threads = 0, resident }: NativeOptions = {},
+    cuda?: CudaMemory,
+  ) {
     const api = new OrtApi(libraryPath());
     this.#api = api;
     this.device = device;
-    this.attention = device === "cpu" ? "fused" : "plain";
+    this.form = resident ? { ...FORMS[resident], maps: undefined } : FORMS[device]; // CUDA's maps have no operators on the CPU
     this.version = `onnxruntime ${api.version}`;
     const { call } = api;
     const threading = api.create((out) => call.CreateThreadingOptions(out));
@@ -109,30 +120,51 @@ export class NativeRuntime implements Runtime {
     this.#env = api.create((out) => call.CreateEnvWithGlobalThreadPools(SILENT, cString("stagevar"), threading, out));
     call.ReleaseThreadingOptions(threading);
     const ARENA = 1, DEFAULT = 0, SAME_AS_REQUESTED = 1;
-    this.#memory = api.create((out) => call.CreateCpuMemoryInfo(ARENA, DEFAULT, out));
+    const host = api.create((out) => call.CreateCpuMemoryInfo(ARENA, DEFAULT, out));
     const arena = api.create((out) => call.CreateArenaCfg(0n, SAME_AS_REQUESTED, -1, -1, out));
-    api.check(call.CreateAndRegisterAllocator(this.#env, this.#memory, arena));
+    api.check(call.CreateAndRegisterAllocator(this.#env, host, arena));
     call.ReleaseArenaCfg(arena);
-    if (device === "cpu" && !resident) return;
-    this.#deviceMemory = device === "cpu"
-      ? api.create((out) => call.CreateCpuMemoryInfo(ARENA, DEFAULT, out))
-      : api.create((out) => call.CreateMemoryInfo(cString("WebGPU_Buf"), 0, 0, DEFAULT, out));
-    this.createDeviceSession = (graph) => this.createSession(graph, "packed", true);
+    this.#memory = { host, device: resident ? host : this.#deviceMemory(), cuda };
+    if (!this.#memory.device) return;
+    this.createDeviceSession = (graph, repeated) => this.createSession(graph, "packed", true, repeated);
+    if (cuda) this.upload = (tensor) => this.#upload(cuda, tensor);
   }
 
-  /** With `whole`, every operator must be the device's own: one on the CPU would copy its tensors there and back unseen. */
-  async createSession(graph: Graph, residency: Residency = "packed", whole = false): Promise<DeviceSession> {
+  #deviceMemory(): Handle | undefined {
+    if (this.device === "cpu") return undefined;
+    const name = this.device === "webgpu" ? "WebGPU_Buf" : "Cuda";
+    const DEVICE_ALLOCATOR = 0, DEFAULT = 0;
+    return this.#api.create((out) => this.#api.call.CreateMemoryInfo(cString(name), DEVICE_ALLOCATOR, 0, DEFAULT, out));
+  }
+
+  #upload(cuda: CudaMemory, { element, dims, data }: Tensor): DeviceTensor {
+    const tensor = newTensor(this.#api, this.#memory.device!, cuda, element, dims);
+    cuda.write(tensor.address, data as ArrayBufferView<ArrayBuffer>);
+    return tensor;
+  }
+
+  /**
+   * With `whole`, every operator must be the device's own: one on the CPU would copy its tensors there and back unseen. With
+   * `repeated`, runs can be recorded.
+   */
+  async createSession(
+    graph: Graph,
+    residency: Residency = "packed",
+    whole = false,
+    repeated = false,
+  ): Promise<DeviceSession> {
     this.#open++;
     try {
-      const session = await this.#load(graph, residency, whole);
-      return new NativeSession(this.#api, [this.#memory, this.#deviceMemory], session, graph, () => this.#close());
+      const recorded = repeated && this.#memory.cuda !== undefined;
+      const session = await this.#load(graph, residency, whole, recorded);
+      return new NativeSession(this.#api, this.#memory, session, graph, recorded, () => this.#close());
     } catch (error) {
       this.#close();
       throw error;
     }
   }
 
-  async #load(graph: Graph, residency: Residency, whole: boolean): Promise<Handle> {
+  async #load(graph: Graph, residency: Residency, whole: boolean, recorded: boolean): Promise<Handle> {
     const { call } = this.#api;
     const bytes = await graph.encode("external") as Uint8Array<ArrayBuffer>;
     const options = this.#api.create((out) => call.CreateSessionOptions(out));
@@ -142,8 +174,9 @@ export class NativeRuntime implements Runtime {
       this.#api.check(call.DisablePerSessionThreads(options));
       this.#api.check(call.DisableMemPattern(options)); // shapes change every scale
       config("session.use_env_allocators", "1");
+      if (whole && this.device !== "cpu") config("session.disable_cpu_ep_fallback", "1");
+      if (this.#memory.cuda) this.#useCuda(options, this.#memory.cuda, graph, recorded);
       if (this.device === "webgpu") {
-        if (whole) config("session.disable_cpu_ep_fallback", "1");
         const name = cString("WebGPU");
         this.#api.check(call.SessionOptionsAppendExecutionProvider(options, name, null, null, 0n));
       }
@@ -164,6 +197,30 @@ export class NativeRuntime implements Runtime {
     }
   }
 
+  /** Half precision may round what float32 products and convolutions read to ten bits as well. */
+  #useCuda(options: Handle, cuda: CudaMemory, graph: Graph, recorded: boolean): void {
+    const { call } = this.#api;
+    const settings = {
+      device_id: "0",
+      has_user_compute_stream: "1",
+      user_compute_stream: String(cuda.stream),
+      arena_extend_strategy: "kSameAsRequested", // the default takes twice what is left of a gigabyte
+      use_tf32: graph.form.half ? "1" : "0",
+      enable_cuda_graph: recorded ? "1" : "0",
+    };
+    const strings = Object.entries(settings).map((pair) => pair.map(cString));
+    const table = (column: number): BigUint64Array<ArrayBuffer> =>
+      BigUint64Array.from(strings, (pair) => address(pair[column]!));
+    const provider = this.#api.create((out) => call.CreateCUDAProviderOptions(out));
+    try {
+      const [keys, values] = [table(0), table(1)];
+      this.#api.check(call.UpdateCUDAProviderOptions(provider, keys, values, BigInt(strings.length)));
+      this.#api.check(call.SessionOptionsAppendExecutionProvider_CUDA_V2(options, provider));
+    } finally {
+      call.ReleaseCUDAProviderOptions(provider);
+    }
+  }
+
   /** Frees the environment when the last session is gone. */
   [Symbol.dispose](): void {
     if (this.#disposed) return;
@@ -176,215 +233,9 @@ export class NativeRuntime implements Runtime {
   #close(): void {
     this.#open--;
     if (!this.#disposed || this.#open > 0) return;
-    this.#api.call.ReleaseMemoryInfo(this.#memory);
-    if (this.#deviceMemory) this.#api.call.ReleaseMemoryInfo(this.#deviceMemory);
+    const { host, device, cuda } = this.#memory;
+    for (const memory of new Set([host, device ?? host])) this.#api.call.ReleaseMemoryInfo(memory);
     this.#api.call.ReleaseEnv(this.#env);
-  }
-}
-
-class NativeSession implements DeviceSession {
-  readonly #api: OrtApi;
-  readonly #memory: Handle;
-  readonly #deviceMemory: Handle | undefined;
-  #session: Handle;
-  readonly #graph: string;
-  readonly #inputs: NameTable;
-  readonly #outputs: NameTable;
-  readonly #released: () => void;
-  #running = 0;
-  #disposed = false;
-
-  constructor(
-    api: OrtApi,
-    [memory, deviceMemory]: readonly [Handle, Handle | undefined],
-    session: Handle,
-    graph: Graph,
-    released: () => void,
-  ) {
-    this.#api = api;
-    this.#memory = memory;
-    this.#deviceMemory = deviceMemory;
-    this.#session = session;
-    this.#released = released;
-    this.#graph = graph.name;
-    this.#inputs = new NameTable(graph.inputs.map(({ name }) => name));
-    this.#outputs = new NameTable(graph.outputs.map(({ name }) => name));
-  }
-
-  async run(inputs: Tensors, outputs: Tensors, signal?: AbortSignal): Promise<void> {
-    signal?.throwIfAborted();
-    const { call } = this.#api;
-    const values = pinned(new BigUint64Array(this.#inputs.names.length));
-    const results = pinned(new BigUint64Array(this.#outputs.names.length));
-    const options = this.#api.create((out) => call.CreateRunOptions(out));
-    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(options));
-    this.#running++;
-    try {
-      this.#inputs.names.forEach((name, i) => values[i] = this.#wrap(name, inputs[name]));
-      this.#outputs.names.forEach((name, i) => results[i] = this.#wrap(name, outputs[name]));
-      signal?.addEventListener("abort", stop);
-      const { pointers: from } = this.#inputs, { pointers: to } = this.#outputs;
-      this.#api.check(
-        await call.Run(
-          this.#session,
-          options,
-          from,
-          values,
-          BigInt(values.length),
-          to,
-          BigInt(results.length),
-          results,
-        ),
-      );
-    } catch (cause) {
-      signal?.throwIfAborted();
-      throw this.#runFailure(cause);
-    } finally {
-      signal?.removeEventListener("abort", stop);
-      for (const value of [...values, ...results]) if (value) call.ReleaseValue(Deno.UnsafePointer.create(value));
-      call.ReleaseRunOptions(options);
-      this.#running--;
-      if (this.#disposed) this.#release();
-    }
-  }
-
-  async runKeeping(
-    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
-    outputs: Tensors,
-    kept: Readonly<Record<string, readonly number[]>>,
-    signal?: AbortSignal,
-  ): Promise<Record<string, DeviceTensor>> {
-    signal?.throwIfAborted();
-    const { call } = this.#api;
-    const host: bigint[] = []; // values over host memory, released after the run; those of the device are their owners'
-    const options = this.#api.create((out) => call.CreateRunOptions(out));
-    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(options));
-    const binding = this.#api.create((out) => call.CreateIoBinding(this.#session, out));
-    const wrap = (name: string, tensor: Tensor | undefined): Handle => {
-      const value = this.#wrap(name, tensor);
-      host.push(value);
-      return Deno.UnsafePointer.create(value);
-    };
-    this.#running++;
-    try {
-      for (const name of this.#inputs.names) {
-        const tensor = inputs[name];
-        const value = tensor instanceof NativeTensor ? tensor.value : wrap(name, tensor as Tensor | undefined);
-        this.#api.check(call.BindInput(binding, cString(name), value));
-      }
-      for (const name of this.#outputs.names) {
-        this.#api.check(
-          kept[name]
-            ? call.BindOutputToDevice(binding, cString(name), this.#deviceMemory!)
-            : call.BindOutput(binding, cString(name), wrap(name, outputs[name])),
-        );
-      }
-      signal?.addEventListener("abort", stop);
-      this.#api.check(await call.RunWithBinding(this.#session, options, binding));
-      return this.#boundOutputs(binding, kept);
-    } catch (cause) {
-      signal?.throwIfAborted();
-      throw this.#runFailure(cause);
-    } finally {
-      signal?.removeEventListener("abort", stop);
-      call.ReleaseIoBinding(binding);
-      for (const value of host) call.ReleaseValue(Deno.UnsafePointer.create(value));
-      call.ReleaseRunOptions(options);
-      this.#running--;
-      if (this.#disposed) this.#release();
-    }
-  }
-
-  /** The outputs of a run that stay on the device; all of them come back in the order they were bound. */
-  #boundOutputs(binding: Handle, kept: Readonly<Record<string, readonly number[]>>): Record<string, DeviceTensor> {
-    const { call } = this.#api;
-    const allocator = this.#api.create((out) => call.GetAllocatorWithDefaultOptions(out)); // the library's own
-    const values = pinned(new BigUint64Array(1)), count = pinned(new BigUint64Array(1));
-    this.#api.check(call.GetBoundOutputValues(binding, allocator, values, count));
-    const list = Deno.UnsafePointer.create(values[0]!);
-    const view = new Deno.UnsafePointerView(list!);
-    const tensors: Record<string, DeviceTensor> = {};
-    this.#outputs.names.forEach((name, i) => {
-      const value = view.getPointer(i * 8);
-      if (kept[name]) tensors[name] = new NativeTensor(this.#api, value, kept[name]);
-      else call.ReleaseValue(value);
-    });
-    this.#api.check(call.AllocatorFree(allocator, list));
-    return tensors;
-  }
-
-  #runFailure(cause: unknown): unknown {
-    if (!(cause instanceof OrtError)) return cause;
-    return new DeviceError(`Cannot run graph "${this.#graph}": ${cause.message}`, {
-      cause,
-      hint: OUT_OF_MEMORY.test(cause.message)
-        ? "Not enough memory: take a smaller size or batch, --method stagevar or --low-memory"
-        : this.#deviceMemory
-        ? "The GPU may not bear graphs of this size: take a smaller --pixels, or --device cpu, and please report it"
-        : "This is a fault of the program or the model: please report it",
-    });
-  }
-
-  [Symbol.dispose](): void {
-    this.#disposed = true;
-    this.#release();
-  }
-
-  /** A session must outlive its runs: one that is disposed while running is released by the run's end. */
-  #release(): void {
-    if (this.#running > 0 || this.#session === null) return;
-    this.#api.call.ReleaseSession(this.#session);
-    this.#session = null;
-    this.#released();
-  }
-
-  #wrap(name: string, tensor: Tensor | undefined): bigint {
-    if (!tensor) throw new TypeError(`Graph "${this.#graph}" wants a tensor for "${name}"`);
-    const data = pinned(tensor.data as ArrayBufferView<ArrayBuffer>);
-    const dims = BigInt64Array.from(tensor.dims, BigInt);
-    const out = new BigUint64Array(1);
-    this.#api.check(this.#api.call.CreateTensorWithDataAsOrtValue(
-      this.#memory,
-      data,
-      BigInt(data.byteLength),
-      dims,
-      BigInt(dims.length),
-      ELEMENT[tensor.element],
-      out,
-    ));
-    return out[0]!;
-  }
-}
-
-/** A value that the library keeps on the device. */
-class NativeTensor implements DeviceTensor {
-  readonly #api: OrtApi;
-  #value: Handle;
-
-  constructor(api: OrtApi, value: Handle, readonly dims: readonly number[]) {
-    this.#api = api;
-    this.#value = value;
-  }
-
-  /** The library's handle. */
-  get value(): Handle {
-    if (this.#value === null) throw new TypeError("Cannot run on a device tensor that was disposed");
-    return this.#value;
-  }
-
-  [Symbol.dispose](): void {
-    if (this.#value !== null) this.#api.call.ReleaseValue(this.#value);
-    this.#value = null;
-  }
-}
-
-/** A char*[] of names that lives as long as this object. */
-class NameTable {
-  readonly pointers: BigUint64Array<ArrayBuffer>;
-  readonly #strings: Uint8Array<ArrayBuffer>[];
-
-  constructor(readonly names: readonly string[]) {
-    this.#strings = names.map(cString);
-    this.pointers = pinned(BigUint64Array.from(this.#strings, address));
+    cuda?.[Symbol.dispose]();
   }
 }

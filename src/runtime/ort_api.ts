@@ -53,6 +53,10 @@ const INDEX = {
   CreateArenaCfg: 156,
   ReleaseArenaCfg: 157,
   AddRunConfigEntry: 165,
+  SessionOptionsAppendExecutionProvider_CUDA_V2: 204,
+  CreateCUDAProviderOptions: 205,
+  UpdateCUDAProviderOptions: 206,
+  ReleaseCUDAProviderOptions: 208,
   SessionOptionsAppendExecutionProvider: 216,
 } as const;
 
@@ -128,6 +132,7 @@ export function bindFunctions(table: Deno.UnsafePointerView) {
     BindOutputToDevice: at("BindOutputToDevice", [P, B, P], P),
     GetBoundOutputValues: at("GetBoundOutputValues", [P, P, B, B], P),
     RunWithBinding: background("RunWithBinding", [P, P, P], P),
+    RunWithBindingNow: at("RunWithBinding", [P, P, P], P),
     CreateCpuMemoryInfo: at("CreateCpuMemoryInfo", ["i32", "i32", B], P),
     ReleaseMemoryInfo: at("ReleaseMemoryInfo", [P], "void"),
     CreateSessionOptions: at("CreateSessionOptions", [B], P),
@@ -136,6 +141,10 @@ export function bindFunctions(table: Deno.UnsafePointerView) {
     DisablePerSessionThreads: at("DisablePerSessionThreads", [P], P),
     AddSessionConfigEntry: at("AddSessionConfigEntry", [P, B, B], P),
     SessionOptionsAppendExecutionProvider: at("SessionOptionsAppendExecutionProvider", [P, B, P, P, "usize"], P),
+    SessionOptionsAppendExecutionProvider_CUDA_V2: at("SessionOptionsAppendExecutionProvider_CUDA_V2", [P, P], P),
+    CreateCUDAProviderOptions: at("CreateCUDAProviderOptions", [B], P),
+    UpdateCUDAProviderOptions: at("UpdateCUDAProviderOptions", [P, B, B, "usize"], P),
+    ReleaseCUDAProviderOptions: at("ReleaseCUDAProviderOptions", [P], "void"),
     ReleaseSessionOptions: at("ReleaseSessionOptions", [P], "void"),
     CreateSessionFromArray: background("CreateSessionFromArray", [P, B, "usize", P, B], P),
     ReleaseSession: at("ReleaseSession", [P], "void"),
@@ -144,7 +153,9 @@ export function bindFunctions(table: Deno.UnsafePointerView) {
     AddRunConfigEntry: at("AddRunConfigEntry", [P, B, B], P),
     ReleaseRunOptions: at("ReleaseRunOptions", [P], "void"),
     CreateTensorWithDataAsOrtValue: at("CreateTensorWithDataAsOrtValue", [P, B, "usize", B, "usize", "i32", B], P),
+    CreateTensorAt: at("CreateTensorWithDataAsOrtValue", [P, "usize", "usize", B, "usize", "i32", B], P),
     ReleaseValue: at("ReleaseValue", [P], "void"),
+    RunNow: at("Run", [P, P, B, B, "usize", B, "usize", B], P),
     Run: background("Run", [P, P, B, B, "usize", B, "usize", B], P),
   };
 }

@@ -81,18 +81,26 @@ export function residencyOf(elements: number): Residency {
   return elements * 4 <= PACK_LIMIT ? "packed" : "mapped";
 }
 
+/** What a device wants of graphs: see {@linkcode GraphForm}. No `half` where it has no half precision. */
+export type DeviceForm = Readonly<Required<Pick<GraphForm, "attention" | "norms">> & Pick<GraphForm, "half" | "maps">>;
+
 /** A device that can load graphs. Dispose it after its sessions. */
 export interface Runtime extends Disposable {
   /** `cpu`, `cuda`, `webgpu` or `wasm`. */
   readonly device: string;
-  /** Form of attention that this device computes right: see {@linkcode GraphForm}. */
-  readonly attention: NonNullable<GraphForm["attention"]>;
+  /** Forms of graphs that this device computes right, and fastest. */
+  readonly form: DeviceForm;
   /** Human-readable engine and version, as `onnxruntime 1.30.0`. */
   readonly version: string;
   /** Loads a graph; its weights are packed unless said otherwise. Devices that cannot map files always pack. */
   createSession(graph: Graph, residency?: Residency): Promise<Session>;
-  /** Loads a graph whose tensors can stay on the device; absent where the device works in host memory. */
-  readonly createDeviceSession?: ((graph: Graph) => Promise<DeviceSession>) | undefined;
+  /**
+   * Loads a graph whose tensors can stay on the device; absent where the device works in host memory. A `repeated` graph is run
+   * again and again on tensors in the same places, which a device may record and replay.
+   */
+  readonly createDeviceSession?: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
+  /** Copies a tensor into the device's memory; absent where only graphs can. */
+  readonly upload?: ((tensor: Tensor) => DeviceTensor) | undefined;
 }
 
 /**

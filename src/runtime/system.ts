@@ -10,6 +10,7 @@ import { cpus } from "node:os";
 import { type RandomAccess, withFile } from "../checkpoint/random_access.ts";
 import { DeviceError } from "../errors.ts";
 import type { DeviceOpeners } from "./device.ts";
+import { cudaInstalled, openCuda } from "./cuda.ts";
 import { libraryPath } from "./library_path.ts";
 import { openWebGpu } from "./webgpu.ts";
 import { openNative } from "./native.ts";
@@ -96,7 +97,13 @@ export function thisSystem(): System {
       return { version: api.version, providers: api.providers() };
     },
     cudaVersion,
-    openers: { native: openNative, webgpu: openWebGpu, portable: openWeb },
+    openers: {
+      native: openNative,
+      webgpu: openWebGpu,
+      cuda: openCuda,
+      cudaInstalled,
+      portable: openWeb,
+    },
   };
 }
 

@@ -70,8 +70,8 @@ export function tracedRuntime(runtime: Runtime, trace: Trace): Runtime {
   const load = runtime.createDeviceSession;
   return {
     ...load && {
-      async createDeviceSession(graph: Graph): Promise<DeviceSession> {
-        const session = await spanning(trace, graph.name, "load", () => load(graph));
+      async createDeviceSession(graph: Graph, repeated?: boolean): Promise<DeviceSession> {
+        const session = await spanning(trace, graph.name, "load", () => load(graph, repeated));
         return {
           run: (...args) => spanning(trace, graph.name, "run", () => session.run(...args)),
           runKeeping: (...args) => spanning(trace, graph.name, "run", () => session.runKeeping(...args)),
@@ -79,9 +79,10 @@ export function tracedRuntime(runtime: Runtime, trace: Trace): Runtime {
         };
       },
     },
+    upload: runtime.upload,
     device: runtime.device,
     version: runtime.version,
-    attention: runtime.attention,
+    form: runtime.form,
     async createSession(graph, residency) {
       const session = await spanning(trace, graph.name, "load", () => runtime.createSession(graph, residency));
       return {

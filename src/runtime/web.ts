@@ -60,7 +60,7 @@ export async function openWeb(): Promise<Runtime> {
 
 class WebRuntime implements Runtime {
   readonly device = "wasm";
-  readonly attention = "fused";
+  readonly form = { attention: "fused", norms: "rowwise" } as const;
   readonly version: string;
   readonly #ort: OrtWeb;
 

@@ -26,13 +26,13 @@ const RIGHT = 1e-4;
  * ```ts ignore
  * import { openWebGpu } from "@stagevar/stagevar/runtime/webgpu.ts";
  * using runtime = await openWebGpu();
- * console.log(runtime.device, runtime.attention); // webgpu fused
+ * console.log(runtime.device, runtime.form.attention); // webgpu fused
  * ```
  */
 export async function openWebGpu(options: NativeOptions = {}): Promise<Runtime> {
   const runtime = new NativeRuntime("webgpu", options);
   try {
-    if (await fusedAttentionError(runtime) < RIGHT) runtime.attention = "fused";
+    if (await fusedAttentionError(runtime) < RIGHT) runtime.form = { ...runtime.form, attention: "fused" };
     return runtime;
   } catch (cause) {
     runtime[Symbol.dispose]();

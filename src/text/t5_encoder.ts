@@ -239,7 +239,7 @@ export class T5Encoder implements Disposable {
     let session = this.#sessions.get(rows);
     if (!session) {
       session = await this.#runtime.createSession(
-        t5Graph(this.#weights, { rows, attention: this.#runtime.attention }),
+        t5Graph(this.#weights, { rows, attention: this.#runtime.form.attention }),
         this.#residency,
       );
       this.#sessions.set(rows, session);

@@ -28,8 +28,10 @@ export interface BlockMaker {
   readonly graph: Graph;
   /** Dimensions of the model. */
   readonly dims: InfinityDims;
-  /** Batch rows R. */
+  /** Caches that batch rows have of their own, one each; 1 where all rows lie in one. */
   readonly rows: number;
+  /** x [M, C] as tokens of batch rows, [R, L, C]. */
+  readonly shaped: (x: Value) => Value;
   /** Copies of the linear layers. */
   readonly quantised: QuantisedLookup;
 }
@@ -59,27 +61,26 @@ export function attentionCaches({ graph, dims, rows }: BlockMaker, keys: string,
   return { keys: inputs(keys), values: inputs(values) };
 }
 
-/** Declares the inputs of a {@linkcode Rope}. */
-export function ropeInputs({ graph, dims: { width, heads } }: BlockMaker): Rope {
+/** Declares the inputs of a {@linkcode Rope}, its tables in the element type of what they rotate. */
+export function ropeInputs({ graph, dims: { width, heads } }: BlockMaker, element: "F16" | "F32"): Rope {
   return {
     positions: graph.input("positions", "I64"),
-    cos: graph.input("cos", "F32", ["M", width / heads / 2]),
-    sin: graph.input("sin", "F32", ["M", width / heads / 2]),
+    cos: graph.input("cos", element, ["M", width / heads / 2]),
+    sin: graph.input("sin", element, ["M", width / heads / 2]),
   };
 }
 
 /** Norm, modulation and q, k, v of a block, each [R, L, C]; q and k are directions, placed and q scaled (§3.3). */
 export function enterBlock(
-  { graph, dims, rows, quantised }: BlockMaker,
+  { graph, dims, shaped, quantised }: BlockMaker,
   block: BlockWeights,
   temperature: Float32Array,
-  { x, ada, rope }: { x: Value; ada: Value; rope: Rope },
+  { x, modulation, rope }: { x: Value; modulation: Value; rope: Rope },
 ): { q: Value; k: Value; v: Value } {
   const { width: C, heads } = dims;
-  const { scale1, shift1 } = modulation(graph, ada, block, C);
+  const { scale1, shift1 } = modulations(graph, modulation);
   const y = graph.reshape(modulate(graph, x, scale1, shift1, C), [-1, C]);
   const qkv = block["sa.mat_qkv.weight"]!;
-  const shaped = (value: Value): Value => graph.reshape(value, [rows, -1, C]);
   const direction = (value: Value, temperature?: Float32Array): Value =>
     rotate(graph, shaped(unit(graph, value, dims, temperature)), rope, heads);
   const q = linear(graph, y, outputRows(qkv, 0, C), block["sa.q_bias"]!, quantised);
@@ -88,7 +89,8 @@ export function enterBlock(
   return { q: direction(q, temperature), k: direction(k), v: shaped(v) };
 }
 
-interface Modulation {
+/** The six adaLN vectors of a block, each [R, 1, C]; both scales have their 1 added (§3.1). */
+export interface Modulations {
   gamma1: Value;
   gamma2: Value;
   scale1: Value;
@@ -97,23 +99,31 @@ interface Modulation {
   shift2: Value;
 }
 
-/** The six adaLN vectors of a block, each [R, 1, C] (§3.1). */
-function modulation(graph: Graph, ada: Value, block: BlockWeights, C: number): Modulation {
+/**
+ * What a prompt modulates a block with, [1, 6, C]: the shared adaLN vectors and the block's own, 1 added to both scales. Gammas
+ * are larger by `gain`.
+ */
+export function modulationOf(graph: Graph, ada: Value, block: BlockWeights, C: number, gain: number): Value {
   const own = graph.reshape(graph.weight(block["ada_gss"]!), [1, 6, C]);
-  const sum = graph.op("Add", [graph.reshape(ada, [0, 6, C]), own]);
-  const [gamma1, gamma2, scale1, scale2, shift1, shift2] = graph.split(sum, 6, 1);
-  return { gamma1, gamma2, scale1, scale2, shift1, shift2 } as Modulation;
+  const ones = graph.op("Add", [own, graph.floats([0, 0, 1, 1, 0, 0], [1, 6, 1])]);
+  const sum = graph.op("Add", [graph.reshape(ada, [0, 6, C]), ones]);
+  return gain === 1 ? sum : graph.op("Mul", [sum, graph.floats([gain, gain, 1, 1, 1, 1], [1, 6, 1])]);
+}
+
+/** The parts of a modulation [R, 6, C]. */
+export function modulations(graph: Graph, modulation: Value): Modulations {
+  const [gamma1, gamma2, scale1, scale2, shift1, shift2] = graph.split(modulation, 6, 1);
+  return { gamma1, gamma2, scale1, scale2, shift1, shift2 } as Modulations;
 }
 
 /** Attention over the cache, cross attention, feed-forward (§3.2). */
 export function leaveBlock(
   make: BlockMaker,
   block: BlockWeights,
-  input: { x: Value; ada: Value; q: Value; cache: RowCaches; text: RowCaches },
+  input: { x: Value; modulation: Value; q: Value; cache: RowCaches; text: RowCaches },
 ): Value {
-  const { graph, rows, dims: { width: C }, quantised } = make;
-  const { gamma1, gamma2, scale2, shift2 } = modulation(graph, input.ada, block, C);
-  const shaped = (value: Value): Value => graph.reshape(value, [rows, -1, C]);
+  const { graph, shaped, dims: { width: C }, quantised } = make;
+  const { gamma1, gamma2, scale2, shift2 } = modulations(graph, input.modulation);
   const project = (from: Value, name: string): Value =>
     shaped(
       linear(graph, graph.reshape(from, [-1, C]), block[`${name}.weight`]!, block[`${name}.bias`]!, quantised),
@@ -166,10 +176,11 @@ export function outputRowwise({ graph, dims, rows }: BlockMaker, name: string, v
   parts.forEach((part, r) => graph.output(`${name}.${r}`, part, "F32", [1, "L", dims.width]));
 }
 
-/** LN(x) * (1 + scale) + shift, LN without affine (§3.1). */
+/** LN(x) * scale + shift, LN without affine (§3.1): x [R, L, C], scale and shift [R, 1, C]. */
 export function modulate(graph: Graph, x: Value, scale: Value, shift: Value, C: number): Value {
+  if (graph.form.norms === "rowwise") return graph.op("LayerNormalization", [x, scale, shift], LAYER_NORM);
   const normed = graph.op("LayerNormalization", [x, graph.floats(new Float32Array(C).fill(1))], LAYER_NORM);
-  return add(graph, graph.op("Mul", [normed, add(graph, scale, graph.floats([1]))]), shift);
+  return add(graph, graph.op("Mul", [normed, scale]), shift);
 }
 
 /**
@@ -185,7 +196,7 @@ function unit(graph: Graph, x: Value, { width: C, heads }: InfinityDims, tempera
 }
 
 /** Rotation of adjacent pairs (§3.4), x [R, L, C]. */
-function rotate(graph: Graph, x: Value, { positions, cos, sin }: Rope, heads: number): Value {
+export function rotate(graph: Graph, x: Value, { positions, cos, sin }: Rope, heads: number): Value {
   const inputs = [x, positions, cos, sin];
   return graph.op("RotaryEmbedding", inputs, { interleaved: 1, num_heads: heads }, MICROSOFT);
 }

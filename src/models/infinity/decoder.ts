@@ -7,7 +7,7 @@
 import { toUint8 } from "../../core.ts";
 import { type Expected, matchTensors, type TensorRef, TensorSource } from "../../checkpoint/source.ts";
 import { ModelError } from "../../errors.ts";
-import { Graph, type Value } from "../../graph/graph.ts";
+import { Graph, type GraphForm, type Value } from "../../graph/graph.ts";
 import { ELEMENT } from "../../graph/onnx_proto.ts";
 import {
   type DeviceSession,
@@ -16,6 +16,7 @@ import {
   type Runtime,
   type Session,
 } from "../../runtime/runtime.ts";
+import { decodedNhwc, fitsNhwc } from "./decoder_nhwc.ts";
 import { StripDecoder } from "./decoder_strips.ts";
 
 /** A decoder checkpoint that has been checked name by name. */
@@ -139,12 +140,14 @@ export function decoderGraph(weights: DecoderWeights): Graph {
  * latent [1, d, h, w] of one size -> bytes of [H, W, 3], four in an int32 of `pixels` [H W 3 / 4, 1], the first lowest; toUint8() of the
  * core, for a device that has no bytes.
  */
-export function pixelsGraph(weights: DecoderWeights, h: number, w: number): Graph {
-  const graph = new Graph("vae decoder to pixels");
-  const rgb = graph.op("Clip", [decoded(graph, weights, [h, w]), graph.floats([-1], []), graph.floats([1], [])]);
+export function pixelsGraph(weights: DecoderWeights, h: number, w: number, form: GraphForm = {}): Graph {
+  const graph = new Graph("vae decoder to pixels", form);
+  const interleaved = form.maps === "channels last"
+    ? decodedNhwc(graph, weights)
+    : graph.op("Transpose", [decoded(graph, weights, [h, w])], { perm: [0, 2, 3, 1] });
+  const rgb = graph.op("Clip", [interleaved, graph.floats([-1], []), graph.floats([1], [])]);
   const levels = graph.op("Mul", [graph.op("Add", [rgb, graph.floats([1])]), graph.floats([127.5])]);
-  const interleaved = graph.op("Transpose", [graph.op("Floor", [levels])], { perm: [0, 2, 3, 1] });
-  const bytes = graph.op("Cast", [graph.reshape(interleaved, [-1, 4])], { to: ELEMENT.I32 });
+  const bytes = graph.op("Cast", [graph.reshape(graph.op("Floor", [levels]), [-1, 4])], { to: ELEMENT.I32 });
   const places = graph.op("Cast", [graph.floats([1, 2 ** 8, 2 ** 16, 2 ** 24])], { to: ELEMENT.I32 });
   // added one by one: WebGPU's ReduceSum of many int32 rounds them as floats
   const [a, b, c, d] = graph.split(graph.op("Mul", [bytes, places]), 4, 1) as [Value, Value, Value, Value];
@@ -214,14 +217,20 @@ const ONE_GRAPH_VALUES = 2 ** 23;
 export class Decoder implements Disposable {
   readonly #weights: DecoderWeights;
   readonly #runtime: Runtime;
+  readonly #half: boolean;
   #whole: Promise<Session> | undefined;
-  readonly #pixels = new Map<string, Promise<DeviceSession>>(); // by size of the latent
+  #pixels: { readonly size: string; readonly session: Promise<DeviceSession> } | undefined;
   #strips: StripDecoder | undefined;
 
-  /** Opens the decoder; graphs are loaded when first used. */
-  constructor(weights: DecoderWeights, runtime: Runtime) {
+  /**
+   * Opens the decoder; graphs are loaded when first used.
+   *
+   * @param half whether a device may convolve in half precision
+   */
+  constructor(weights: DecoderWeights, runtime: Runtime, { half = false }: { readonly half?: boolean } = {}) {
     this.#weights = weights;
     this.#runtime = runtime;
+    this.#half = half;
   }
 
   /** latent [d, h, w] -> RGB [3, H, W], about -1 to 1 and not clamped. */
@@ -250,15 +259,16 @@ export class Decoder implements Disposable {
     const [H, W] = [h * stride, w * stride];
     if (latent instanceof Float32Array) return toUint8(await this.decode(latent, h, w, signal), H, W);
     const packed = new Int32Array(H * W * 3 / 4); // sides are multiples of 4: a picture is a few latent cells at least
-    const key = `${h}x${w}`;
-    let session = this.#pixels.get(key);
-    if (!session) {
+    const last = this.#runtime.form.maps === "channels last" && fitsNhwc(this.#weights);
+    const size = last ? "any" : `${h}x${w}`;
+    if (this.#pixels?.size !== size) {
       this.#release(); // one size at a time: each would hold the weights again
-      session = this.#runtime.createDeviceSession!(pixelsGraph(this.#weights, h, w));
-      this.#pixels.set(key, session);
+      const { half } = this.#runtime.form;
+      const form: GraphForm = last ? { maps: "channels last", half: this.#half ? half : undefined } : {};
+      this.#pixels = { size, session: this.#runtime.createDeviceSession!(pixelsGraph(this.#weights, h, w, form)) };
     }
     const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
-    await (await session).runKeeping({ latent }, { pixels }, {}, signal);
+    await (await this.#pixels.session).runKeeping({ latent }, { pixels }, {}, signal);
     return new Uint8Array(packed.buffer);
   }
 
@@ -270,7 +280,7 @@ export class Decoder implements Disposable {
   }
 
   #release(): void {
-    for (const session of this.#pixels.values()) session.then((open) => open[Symbol.dispose](), () => {});
-    this.#pixels.clear();
+    this.#pixels?.session.then((open) => open[Symbol.dispose](), () => {});
+    this.#pixels = undefined;
   }
 }

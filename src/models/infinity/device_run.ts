@@ -1,16 +1,15 @@
 /**
  * A batch of pictures on a device with memory of its own: nothing leaves it between the texts' features and the decoder's
- * bytes. A chunk of blocks is one graph, run a batch row at a time.
+ * bytes. A chunk of blocks is one graph, run on both batch rows of an image at a time.
  *
  * @module
  */
 import { type DeviceIndices, DeviceKernels, type DeviceRows } from "../../kernels/device.ts";
 import type { HostIndices } from "../../kernels/host.ts";
-import { DeviceMemory } from "../../runtime/device_memory.ts";
-import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
+import type { DeviceMemory } from "../../runtime/device_memory.ts";
+import { type DeviceTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
 import type { Grid } from "../../schedule.ts";
-import { embedGraph } from "./graphs.ts";
-import { ropeTable } from "./rope.ts";
+import { cacheDims, cacheElement, cutGraph, embedGraph } from "./graphs.ts";
 import { InfinityRun, type PictureRun, type RunRequest } from "./run.ts";
 import type { EncodedText, InfinityTransformer } from "./transformer.ts";
 
@@ -24,12 +23,22 @@ export type LoopIndices = HostIndices | DeviceIndices;
 interface Pair {
   readonly keys: DeviceTensor;
   readonly values: DeviceTensor;
+  /** Tokens of all scales so far. */
+  readonly tokens: number;
 }
 
-/** One batch row: its text, and its cache, a pair a block, empty before the first scale. */
-interface DeviceRow {
+/** What runs as one: both batch rows of an image, or one. Its cache is a pair a block, empty before the first scale. */
+interface Unit {
   readonly text: EncodedText<DeviceTensor>;
   readonly cache: (Pair | undefined)[];
+}
+
+/** The texts of a run, on the device. */
+export interface DeviceTexts {
+  /** One a batch row of an image, the conditional one first. */
+  readonly apart: readonly EncodedText<DeviceTensor>[];
+  /** Both as one, where they are two of the same length. */
+  readonly joined?: EncodedText<DeviceTensor> | undefined;
 }
 
 /** Rotation tables of a scale. */
@@ -39,9 +48,6 @@ interface Rotation {
   readonly sin: DeviceTensor;
 }
 
-/** The first tokens of a grid, in their order. */
-const IN_ORDER = intTensor([0], [1]);
-
 /** The state of one batch of pictures between scales, on a device. */
 export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
   /** Small graphs. */
@@ -49,73 +55,81 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
   readonly #transformer: InfinityTransformer;
   readonly #memory: DeviceMemory;
   readonly #request: RunRequest;
-  readonly #texts: Set<EncodedText<DeviceTensor>>; // rows share them
-  #rows: DeviceRow[];
+  readonly #inOrder: DeviceTensor | Tensor; // the first tokens of a grid, in their order
+  #texts: DeviceTexts;
+  #units: Unit[];
   #rotation: Rotation | undefined; // of the scale at hand
 
   /**
    * Starts a picture.
    *
    * @param memory where the texts lie; freed with this object
-   * @param texts one encoded text a row, conditional rows first
    */
-  constructor(
-    transformer: InfinityTransformer,
-    memory: DeviceMemory,
-    texts: readonly EncodedText<DeviceTensor>[],
-    request: RunRequest,
-  ) {
-    this.kernels = new DeviceKernels(memory, request.dims, request);
+  constructor(transformer: InfinityTransformer, memory: DeviceMemory, texts: DeviceTexts, request: RunRequest) {
+    this.kernels = new DeviceKernels(memory, request.dims, request, request.workers);
     this.#transformer = transformer;
     this.#memory = memory;
     this.#request = request;
-    this.#texts = new Set(texts);
-    this.#rows = texts.map((text) => ({ text, cache: [] }));
+    this.#inOrder = memory.place(intTensor([0], [1]));
+    this.#texts = texts;
+    const rows = texts.joined ? [texts.joined] : texts.apart;
+    this.#units = rows.flatMap((text) => Array.from({ length: request.images }, () => ({ text, cache: [] })));
   }
 
-  /** Cuts the batch to some rows, for good; texts may be shared and stay. */
-  keepRows(from: number, to: number): void {
-    for (const { cache } of [...this.#rows.slice(0, from), ...this.#rows.slice(to)]) {
-      for (const pair of cache) if (pair) this.#free(pair);
+  /** Cuts the batch to some rows, for good: all conditional ones or all null ones; texts may be shared and stay. */
+  async keepRows(from: number, to: number): Promise<void> {
+    if (!this.#texts.joined) {
+      for (const { cache } of [...this.#units.slice(0, from), ...this.#units.slice(to)]) this.#freeCache(cache);
+      this.#units = this.#units.slice(from, to);
+      return;
     }
-    this.#rows = this.#rows.slice(from, to);
+    const row = from === 0 ? 0 : 1;
+    const text = this.#texts.apart[row]!;
+    for (const [i, { cache }] of this.#units.entries()) this.#units[i] = { text, cache: await this.#cut(cache, row) };
+    for (const tensor of tensorsOf(this.#texts.joined)) this.#memory.free(tensor);
+    this.#texts = { apart: this.#texts.apart };
   }
 
   /** Frees what no picture needs after its last scale. */
   freeCache(): void {
-    this.keepRows(0, 0);
-    for (const text of this.#texts) {
-      const { cond, start, ada, head, ctx, keys, values } = text;
-      for (const tensor of [cond, start, ada, head, ctx, ...keys, ...values]) this.#memory.free(tensor);
+    for (const { cache } of this.#units) this.#freeCache(cache);
+    this.#units = [];
+    const { apart, joined } = this.#texts;
+    for (const text of joined ? [...apart, joined] : apart) {
+      for (const tensor of tensorsOf(text)) this.#memory.free(tensor);
     }
-    this.#texts.clear();
+    this.#texts = { apart: [] };
   }
 
   /** Frees all that is on the device. */
   [Symbol.dispose](): void {
     this.#memory[Symbol.dispose]();
-    this.#rows = [];
+    this.#units = [];
   }
 
-  /** Tokens of scale 0, [1, 1, C] a row. */
+  /** Tokens of scale 0, [R, 1, C] a unit. */
   start(): DeviceRows {
-    return this.#rows.map(({ text }) => this.#memory.hold(text.start));
+    return this.#units.map(({ text }) => this.#memory.hold(text.start));
   }
 
-  /** Tokens of a later scale, [1, L, C] a row, the same for both rows of an image; takes u [L, d_tok] over. */
+  /** Tokens of a later scale, [R, L, C] a unit, the same for both rows of an image; takes u [L, d_tok] over. */
   async embed(u: DeviceRows, scale: number, signal?: AbortSignal): Promise<DeviceRows> {
     const { weights } = this.#transformer;
+    const copies = this.#texts.joined ? 2 : 1;
     const made: DeviceTensor[] = [];
     for (const own of u) {
       const inputs = { u: own, scale: intTensor([scale], [1]) };
-      const dims = { x: [1, own.dims[0]!, weights.dims.width] };
-      made.push((await this.#memory.run("embed", () => embedGraph(weights), inputs, dims, { signal }))["x"]!);
+      const dims = { x: [copies, own.dims[0]!, weights.dims.width] };
+      const graph = () => embedGraph(weights, copies);
+      made.push((await this.#memory.run(`embed ${copies}`, graph, inputs, dims, { signal }))["x"]!);
       this.#memory.free(own);
     }
-    return this.#rows.map((_, row) => row < made.length ? made[row]! : this.#memory.hold(made[row - made.length]!));
+    return this.#units.map((_, unit) =>
+      unit < made.length ? made[unit]! : this.#memory.hold(made[unit - made.length]!)
+    );
   }
 
-  /** Runs the blocks of one chunk on each row, [1, L, C]; their keys and values join the cache. */
+  /** Runs the blocks of one chunk on each unit, [R, L, C]; their keys and values join the cache. */
   async chunk(
     chunk: number,
     x: DeviceRows,
@@ -123,34 +137,31 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     positions?: DeviceIndices,
     signal?: AbortSignal,
   ): Promise<DeviceRows> {
-    const { width: C, depth, chunks } = this.#transformer.weights.dims;
-    const per = depth / chunks;
-    const none = { dims: [1, 0, C] } as const;
-    const empty: Tensor = this.#transformer.cacheElement === "F16"
-      ? { element: "F16", data: new Float16Array(0), ...none }
-      : { element: "F32", data: new Float32Array(0), ...none };
-    const layers = Array.from({ length: per }, (_, layer) => [layer, chunk * per + layer] as const);
+    const { weights: { dims }, form } = this.#transformer;
+    const { width: C } = dims;
+    const graph = () => this.#transformer.chunkGraph(chunk);
+    const repeated = form.half === "block"; // other graphs read tables from host memory
     const out: DeviceTensor[] = [];
-    for (const [row, { text, cache }] of this.#rows.entries()) {
-      const own = x[row]!;
-      const L = own.dims[1]!;
+    for (const [unit, { text, cache }] of this.#units.entries()) {
+      const own = x[unit]!;
+      const [R, L] = own.dims as [number, number];
       const { cos, sin } = await this.#tables(grid, signal);
-      const inputs = { x: own, ada: text.ada, positions: positions?.[row] ?? IN_ORDER, cos, sin };
-      const caches: Record<string, DeviceTensor | Tensor> = {};
-      const kept: Record<string, readonly number[]> = { x_out: [1, L, C] };
-      for (const [layer, block] of layers) {
+      const placed = { positions: positions?.[unit] ?? this.#inOrder, cos, sin };
+      const inputs: Record<string, DeviceTensor | Tensor> = { x: own, shape: intTensor([R, L, C], [3]), ...placed };
+      const kept: Record<string, readonly number[]> = { x_out: [R, L, C] };
+      for (const [layer, block] of this.#layers(chunk)) {
         const past = cache[block];
-        caches[`keys.${layer}`] = past?.keys ?? empty;
-        caches[`values.${layer}`] = past?.values ?? empty;
-        caches[`textKeys.${layer}`] = text.keys[block]!;
-        caches[`textValues.${layer}`] = text.values[block]!;
-        kept[`newKeys.${layer}`] = kept[`newValues.${layer}`] = [1, (past?.keys.dims[1] ?? 0) + L, C];
+        inputs[`modulation.${layer}`] = text.modulations[block]!;
+        inputs[`keys.${layer}`] = past?.keys ?? this.#empty(R);
+        inputs[`values.${layer}`] = past?.values ?? this.#empty(R);
+        inputs[`textKeys.${layer}`] = text.keys[block]!;
+        inputs[`textValues.${layer}`] = text.values[block]!;
+        kept[`newKeys.${layer}`] = kept[`newValues.${layer}`] = cacheDims(dims, form, R, (past?.tokens ?? 0) + L);
       }
-      const graph = () => this.#transformer.chunkGraph(chunk);
-      const made = await this.#memory.run(`chunk ${chunk}`, graph, { ...inputs, ...caches }, kept, { signal });
-      for (const [layer, block] of layers) {
-        if (cache[block]) this.#free(cache[block]);
-        cache[block] = { keys: made[`newKeys.${layer}`]!, values: made[`newValues.${layer}`]! };
+      const made = await this.#memory.run(`chunk ${chunk}`, graph, inputs, kept, { signal, repeated });
+      for (const [layer, block] of this.#layers(chunk)) {
+        const tokens = (cache[block]?.tokens ?? 0) + L;
+        this.#replace(cache, block, { keys: made[`newKeys.${layer}`]!, values: made[`newValues.${layer}`]!, tokens });
       }
       this.#memory.free(own);
       out.push(made["x_out"]!);
@@ -158,13 +169,13 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     return out;
   }
 
-  /** Logits of every bit, class 1 minus class 0, [1, L, d_tok] a row. */
+  /** Logits of every bit, class 1 minus class 0, [R, L, d_tok] a unit. */
   async logits(x: DeviceRows, signal?: AbortSignal): Promise<DeviceRows> {
     const { tokenDim } = this.#transformer.weights.dims;
     const out: DeviceTensor[] = [];
-    for (const [row, own] of x.entries()) {
-      const inputs = { x: own, head: this.#rows[row]!.text.head };
-      const dims = { logits: [1, own.dims[1]!, tokenDim] };
+    for (const [unit, own] of x.entries()) {
+      const inputs = { x: own, head: this.#units[unit]!.text.head };
+      const dims = { logits: [own.dims[0]!, own.dims[1]!, tokenDim] };
       const graph = () => this.#transformer.headGraph();
       out.push((await this.#memory.run("head", graph, inputs, dims, { signal }))["logits"]!);
       this.#memory.free(own);
@@ -172,23 +183,74 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     return out;
   }
 
-  #free({ keys, values }: Pair): void {
-    this.#memory.free(keys);
-    this.#memory.free(values);
+  /** Layers of a chunk and their blocks. */
+  #layers(chunk: number): [layer: number, block: number][] {
+    const { depth, chunks } = this.#transformer.weights.dims;
+    const per = depth / chunks;
+    return Array.from({ length: per }, (_, layer) => [layer, chunk * per + layer]);
+  }
+
+  /** No past. */
+  #empty(rows: number): Tensor {
+    const { weights, form } = this.#transformer;
+    const dims = cacheDims(weights.dims, form, rows, 0);
+    return cacheElement(form) === "F16"
+      ? { element: "F16", data: new Float16Array(0), dims }
+      : { element: "F32", data: new Float32Array(0), dims };
+  }
+
+  /** One row of a cache, which is freed. */
+  async #cut(cache: (Pair | undefined)[], row: number): Promise<(Pair | undefined)[]> {
+    const { weights: { dims }, form } = this.#transformer;
+    const graph = () => cutGraph(dims, row, form);
+    const cut: (Pair | undefined)[] = [];
+    for (let chunk = 0; chunk < dims.chunks; chunk++) {
+      const inputs: Record<string, DeviceTensor> = {};
+      const kept: Record<string, readonly number[]> = {};
+      for (const [layer, block] of this.#layers(chunk)) {
+        const { keys, values, tokens } = cache[block]!;
+        inputs[`keys.${layer}`] = keys;
+        inputs[`values.${layer}`] = values;
+        kept[`oneKeys.${layer}`] = kept[`oneValues.${layer}`] = cacheDims(dims, form, 1, tokens);
+      }
+      const made = await this.#memory.run(`cut ${row}`, graph, inputs, kept);
+      for (const [layer, block] of this.#layers(chunk)) {
+        const { tokens } = cache[block]!;
+        this.#replace(cache, block, undefined);
+        cut[block] = { keys: made[`oneKeys.${layer}`]!, values: made[`oneValues.${layer}`]!, tokens };
+      }
+    }
+    return cut;
+  }
+
+  #replace(cache: (Pair | undefined)[], block: number, pair: Pair | undefined): void {
+    const old = cache[block];
+    if (old) { for (const tensor of [old.keys, old.values]) this.#memory.free(tensor); }
+    cache[block] = pair;
+  }
+
+  #freeCache(cache: (Pair | undefined)[]): void {
+    for (const block of cache.keys()) this.#replace(cache, block, undefined);
   }
 
   /** Rotation tables of a grid, copied to the device once a scale. */
   async #tables(grid: Grid, signal?: AbortSignal): Promise<Rotation> {
     if (this.#rotation?.grid !== grid) {
-      const { width, heads } = this.#transformer.weights.dims;
-      const { cos, sin, rows, pairs } = ropeTable(grid, this.#request.last1M, width / heads);
-      const table = (data: Float32Array) => this.#memory.upload(floatTensor(data, [rows, pairs]), signal);
+      const [cos, sin] = this.#transformer.rotation(grid, this.#request.last1M);
       const old = this.#rotation;
-      this.#rotation = { grid, cos: await table(cos), sin: await table(sin) };
+      this.#rotation = {
+        grid,
+        cos: await this.#memory.upload(cos, signal),
+        sin: await this.#memory.upload(sin, signal),
+      };
       if (old) { for (const tensor of [old.cos, old.sin]) this.#memory.free(tensor); }
     }
     return this.#rotation;
   }
+}
+
+function tensorsOf({ cond, start, head, ctx, modulations, keys, values }: EncodedText<DeviceTensor>): DeviceTensor[] {
+  return [cond, start, head, ctx, ...modulations, ...keys, ...values];
 }
 
 /**
@@ -210,11 +272,15 @@ export async function beginRun(
     for (const features of segments) texts.push(await transformer.encodeText(features, signal));
     return new InfinityRun(transformer, rows(texts), request);
   }
-  const memory = new DeviceMemory((key, graph) => transformer.deviceSession(key, graph));
+  const memory = transformer.deviceMemory();
   try {
-    const texts: EncodedText<DeviceTensor>[] = [];
-    for (const features of segments) texts.push(await transformer.encodeTextThere(features, memory, signal));
-    return new DeviceRun(transformer, memory, rows(texts), request);
+    const apart: EncodedText<DeviceTensor>[] = [];
+    for (const features of segments) apart.push(await transformer.encodeTextThere(features, memory, signal));
+    const [own, nul] = apart;
+    const joined = own && nul && own.tokens === nul.tokens
+      ? await transformer.joinTexts(own, nul, memory, signal)
+      : undefined;
+    return new DeviceRun(transformer, memory, { apart, joined }, request);
   } catch (error) {
     memory[Symbol.dispose]();
     throw error;

@@ -10,7 +10,8 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { Graph, type GraphForm, type Value } from "../../graph/graph.ts";
+import { batchRow, Graph, type GraphForm, type Value } from "../../graph/graph.ts";
+import type { ElementName } from "../../graph/onnx_proto.ts";
 import {
   attentionCaches,
   enterBlock,
@@ -19,11 +20,13 @@ import {
   LAYER_NORM,
   leaveBlock,
   modulate,
+  modulationOf,
   outputRowwise,
   ropeInputs,
 } from "./block.ts";
+import { halfBlock, HEADROOM } from "./half_block.ts";
 import type { QuantisedLookup } from "./quantised.ts";
-import { type InfinityWeights, outputRows } from "./weights.ts";
+import { type InfinityDims, type InfinityWeights, outputRows } from "./weights.ts";
 
 /** What a prompt comes down to, per text segment (§2.4-2.8): everything the scales read of it, computed once. */
 export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphForm): Graph {
@@ -56,6 +59,8 @@ export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphF
     level,
   ]);
   const affine = (name: string): Value => graph.linear(silu, outer[`${name}.weight`]!, outer[`${name}.bias`]!);
+  const head = graph.reshape(affine("head_nm.ada_lin.1"), [1, 2, C]);
+  const ada = affine("shared_ada_lin.1");
 
   // the words themselves, for cross attention (§2.6)
   const hidden = graph.linear(normed, outer["text_proj_for_ca.0.weight"]!, outer["text_proj_for_ca.0.bias"]!);
@@ -63,35 +68,43 @@ export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphF
 
   graph.output("cond", cond, "F32", [1, C]);
   graph.output("start", unsqueeze(graph, start), "F32", [1, 1, C]);
-  graph.output("ada", affine("shared_ada_lin.1"), "F32", [1, 6 * C]);
-  graph.output("head", affine("head_nm.ada_lin.1"), "F32", [1, 2 * C]);
+  graph.output("head", graph.op("Add", [head, graph.floats([1, 0], [1, 2, 1])]), "F32", [1, 2, C]);
   graph.output("ctx", ctx, "F32", ["T", C]);
+  const inHalf = form.half === "block";
   blocks.forEach((block, layer) => {
-    const [key, value] = keyValue(graph, ctx, block["ca.mat_kv.weight"]!, block["ca.v_bias"]!, C);
-    graph.output(`key.${layer}`, unsqueeze(graph, key), "F32", [1, "T", C]);
-    graph.output(`value.${layer}`, unsqueeze(graph, value), "F32", [1, "T", C]);
+    const gain = inHalf ? HEADROOM : 1;
+    graph.output(`modulation.${layer}`, modulationOf(graph, ada, block, C, gain), "F32", [1, 6, C]);
+    const parts = keyValue(graph, ctx, block["ca.mat_kv.weight"]!, block["ca.v_bias"]!, C);
+    for (const [i, name] of (["key", "value"] as const).entries()) {
+      const part = inHalf ? graph.cast(parts[i]!, "F16") : parts[i]!;
+      graph.output(`${name}.${layer}`, unsqueeze(graph, part), textElement(form), [1, "T", C]);
+    }
   });
   return graph;
 }
 
-/** Running latent at this scale's grid -> tokens with their level embedding (§5.4, §2.8): u [L, d_tok] -> x [1, L, C]. */
-export function embedGraph({ dims, outer }: InfinityWeights): Graph {
+/**
+ * Running latent at this scale's grid -> tokens with their level embedding (§5.4, §2.8): u [L, d_tok] -> x [copies, L, C], all of
+ * them the same.
+ */
+export function embedGraph({ dims, outer }: InfinityWeights, copies = 1): Graph {
   const graph = new Graph("word_embed");
   const u = graph.input("u", "F32", ["L", dims.tokenDim]);
   const scale = graph.input("scale", "I64", [1]);
   const level = graph.op("Gather", [graph.weight(outer["lvl_embed.weight"]!), scale], { axis: 0 });
   const x = graph.linear(u, outer["word_embed.weight"]!, outer["word_embed.bias"]!);
-  graph.output("x", unsqueeze(graph, graph.op("Add", [x, level])), "F32", [1, "L", dims.width]);
+  const tokens = unsqueeze(graph, graph.op("Add", [x, level]));
+  const all = copies === 1 ? tokens : graph.op("Concat", Array<Value>(copies).fill(tokens), { axis: 0 });
+  graph.output("x", all, "F32", [copies, "L", dims.width]);
   return graph;
 }
 
 /** Tokens -> guided-to-be logits: x [R, L, C] -> class 1 minus class 0 of every bit, [R, L, d_tok] (§4.1). */
-export function headGraph({ dims }: InfinityWeights, folded: FoldedWeights): Graph {
+export function headGraph({ dims }: InfinityWeights, folded: FoldedWeights, { norms = "apart" }: GraphForm): Graph {
   const { width: C, tokenDim } = dims;
-  const graph = new Graph("head");
+  const graph = new Graph("head", { norms });
   const x = graph.input("x", "F32", ["R", "L", C]);
-  const head = graph.input("head", "F32", ["R", 2 * C]);
-  const [scale, shift] = graph.split(graph.reshape(head, [0, 2, C]), 2, 1) as [Value, Value];
+  const [scale, shift] = graph.split(graph.input("head", "F32", ["R", 2, C]), 2, 1) as [Value, Value];
   const y = graph.op("MatMul", [modulate(graph, x, scale, shift, C), graph.floats(folded.headWeight, [C, tokenDim])]);
   graph.output("logits", graph.op("Add", [y, graph.floats(folded.headBias)]), "F32", ["R", "L", tokenDim]);
   return graph;
@@ -100,8 +113,8 @@ export function headGraph({ dims }: InfinityWeights, folded: FoldedWeights): Gra
 /**
  * A link of a chunk: leaves block `layer` and enters block `layer + 1`; the first link only enters, the last only leaves.
  *
- * Inputs: x [R, L, C], ada [R, 6C]; to leave also q [R, L, C] and, a row r, keys.r, values.r [1, T, C] and the text's
- * textKeys.r, textValues.r [1, T_r, C]; to enter also positions [R, L] or [1] into
+ * Inputs: x [R, L, C]; to leave the block's modulation `leaving` [R, 6, C], q [R, L, C] and, a row r, keys.r, values.r [1, T, C] and
+ * the text's textKeys.r, textValues.r [1, T_r, C]; to enter `entering` [R, 6, C] and positions [R, L] or [1] into
  * the tables cos, sin [M, hd/2] of the scale. Outputs: x; and query, key.r, value.r [1, L, C].
  */
 export function linkGraph(
@@ -116,20 +129,20 @@ export function linkGraph(
   const { width: C } = dims;
   const blockNames = [leave, enter].filter((layer) => layer !== undefined).join("-");
   const graph = new Graph(`block ${blockNames}, ${rows} rows`, form);
-  const make = { graph, dims, rows, quantised };
+  const make = { graph, dims, rows, quantised, shaped: (y: Value) => graph.reshape(y, [rows, -1, C]) };
   let x = graph.input("x", "F32", [rows, "L", C]);
-  const ada = graph.input("ada", "F32", [rows, 6 * C]);
   if (leave !== undefined) {
     const q = graph.input("q", "F32", [rows, "L", C]);
     const [cache, text] = [attentionCaches(make, "keys", "values"), attentionCaches(make, "textKeys", "textValues")];
-    x = leaveBlock(make, blocks[leave]!, { x, ada, q, cache, text });
+    const modulation = graph.input("leaving", "F32", [rows, 6, C]);
+    x = leaveBlock(make, blocks[leave]!, { x, modulation, q, cache, text });
     graph.output("x_out", x, "F32", [rows, "L", C]);
   }
   if (enter !== undefined) {
     const { q, k, v } = enterBlock(make, blocks[enter]!, folded.temperatures[enter]!, {
       x,
-      ada,
-      rope: ropeInputs(make),
+      modulation: graph.input("entering", "F32", [rows, 6, C]),
+      rope: ropeInputs(make, "F32"),
     });
     graph.output("query", q, "F32", [rows, "L", C]);
     outputRowwise(make, "key", k);
@@ -143,13 +156,28 @@ export function cacheElement({ half }: GraphForm): "F16" | "F32" {
   return half ? "F16" : "F32";
 }
 
+/** Shape of the keys or values of some tokens: [R, T, C], or [R, H, T, hd] where a whole block is in half precision. */
+export function cacheDims<N extends number | string>(
+  { width, heads }: InfinityDims,
+  { half }: GraphForm,
+  rows: N,
+  tokens: N,
+): (N | number)[] {
+  return half === "block" ? [rows, heads, tokens, width / heads] : [rows, tokens, width];
+}
+
+/** Element type of what a whole block in half precision reads of its text, and of rotation tables. */
+export function textElement({ half }: GraphForm): "F16" | "F32" {
+  return half === "block" ? "F16" : "F32";
+}
+
 /**
- * A whole chunk for one batch row, for devices with memory of their own: what links write behind the past in place, it
- * concatenates. Rows run one after the other, so that weights are held once however many rows there are.
+ * A whole chunk, for devices with memory of their own: what links write behind the past in place, it concatenates. Batch rows
+ * R share one cache tensor, as many as are run: weights are held once however many there are.
  *
- * Inputs: x [1, L, C], ada [1, 6C], positions [1, L] or [1], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
- * keys.l, values.l [1, P, C], the past, which may be empty, and textKeys.l, textValues.l [1, T, C].
- * Outputs: x_out [1, L, C], and newKeys.l, newValues.l [1, P + L, C]. In half precision the cache is held in it, too.
+ * Inputs: x [R, L, C] and its `shape`, positions [R, L] or [1], cos, sin [M, hd/2]; of each layer l of the chunk (counted from 0)
+ * modulation.l [R, 6, C], keys.l, values.l, the past of P tokens, which may be none, and textKeys.l, textValues.l [R, T, C].
+ * Outputs: x_out [R, L, C], and newKeys.l, newValues.l of P + L tokens. In half precision the cache is held in it, too.
  */
 export function chunkGraph(
   { dims, blocks }: InfinityWeights,
@@ -160,29 +188,76 @@ export function chunkGraph(
   const { width: C, depth, chunks } = dims;
   const per = depth / chunks;
   const graph = new Graph(`chunk ${chunk}`, form);
-  const make = { graph, dims, rows: 1, quantised: () => undefined };
-  const stored = cacheElement(form);
-  let x = graph.input("x", "F32", [1, "L", C]);
-  const ada = graph.input("ada", "F32", [1, 6 * C]);
-  const rope = ropeInputs(make);
+  let x = graph.input("x", "F32", ["R", "L", C]);
+  const shape = graph.input("shape", "I64", [3]);
+  const shaped = (y: Value): Value => graph.op("Reshape", [y, shape]);
+  const make = { graph, dims, rows: 1, shaped, quantised: () => undefined };
+  const [stored, ofText] = [cacheElement(form), textElement(form)];
+  const rope = ropeInputs(make, ofText);
   for (let layer = 0; layer < per; layer++) {
     const block = blocks[chunk * per + layer]!;
     const temperature = folded.temperatures[chunk * per + layer]!;
-    const { q, k, v } = enterBlock(make, block, temperature, { x, ada, rope });
-    const extend = (kind: "Keys" | "Values", fresh: Value): Value => {
-      const past = graph.input(`${kind.toLowerCase()}.${layer}`, stored, [1, "P", C]);
-      const all = graph.op("Concat", [past, form.half ? graph.cast(fresh, stored) : fresh], { axis: 1 });
-      graph.output(`new${kind}.${layer}`, all, stored, [1, "P+L", C]);
-      return form.half ? graph.cast(all, "F32") : all; // temperatures go to 100: scores in float16 would be off by 1/16
-    };
-    const cache = { keys: [extend("Keys", k)], values: [extend("Values", v)] };
+    const modulation = graph.input(`modulation.${layer}`, "F32", ["R", 6, C]);
     const text = {
-      keys: [graph.input(`textKeys.${layer}`, "F32", [1, "T", C])],
-      values: [graph.input(`textValues.${layer}`, "F32", [1, "T", C])],
+      keys: [graph.input(`textKeys.${layer}`, ofText, ["R", "T", C])],
+      values: [graph.input(`textValues.${layer}`, ofText, ["R", "T", C])],
     };
-    x = leaveBlock(make, block, { x, ada, q, cache, text });
+    const input = (name: string): Value => graph.input(`${name}.${layer}`, stored, cacheDims(dims, form, "R", "P"));
+    const past = { keys: input("keys"), values: input("values") };
+    const present = (all: typeof past): void => {
+      graph.output(`newKeys.${layer}`, all.keys, stored, cacheDims(dims, form, "R", "P+L"));
+      graph.output(`newValues.${layer}`, all.values, stored, cacheDims(dims, form, "R", "P+L"));
+    };
+    if (form.half === "block") {
+      const made = halfBlock(make, block, temperature, { x, modulation, rope, text, past });
+      present(made.present);
+      x = made.x;
+      continue;
+    }
+    const { q, k, v } = enterBlock(make, block, temperature, { x, modulation, rope });
+    const extend = (old: Value, fresh: Value): Value =>
+      graph.op("Concat", [old, form.half ? graph.cast(fresh, stored) : fresh], { axis: 1 });
+    const all = { keys: extend(past.keys, k), values: extend(past.values, v) };
+    present(all);
+    // temperatures go to 100: scores in float16 would be off by 1/16
+    const read = (value: Value): Value => form.half ? graph.cast(value, "F32") : value;
+    const cache = { keys: [read(all.keys)], values: [read(all.values)] };
+    x = leaveBlock(make, block, { x, modulation, q, cache, text });
   }
-  graph.output("x_out", x, "F32", [1, "L", C]);
+  graph.output("x_out", x, "F32", ["R", "L", C]);
+  return graph;
+}
+
+/** Row `row` of every tensor of a chunk's cache: `keys.l`, `values.l` -> `oneKeys.l`, `oneValues.l`. */
+export function cutGraph(dims: InfinityDims, row: number, form: GraphForm): Graph {
+  const graph = new Graph(`row ${row} of a cache`);
+  const element = cacheElement(form);
+  for (let layer = 0; layer < dims.depth / dims.chunks; layer++) {
+    for (const kind of ["Keys", "Values"]) {
+      const all = graph.input(`${kind.toLowerCase()}.${layer}`, element, cacheDims(dims, form, "R", "P"));
+      graph.output(`one${kind}.${layer}`, batchRow(graph, all, row), element, [
+        1,
+        ...cacheDims(dims, form, "R", "P").slice(1),
+      ]);
+    }
+  }
+  return graph;
+}
+
+/** Texts of two batch rows as one: every output of {@linkcode textGraph} but `cond` and `ctx`, `own.*` and `nul.*` -> [2, ...]. */
+export function joinGraph({ width: C, depth }: InfinityDims, form: GraphForm): Graph {
+  const graph = new Graph("two texts as one");
+  const join = (name: string, element: ElementName, dims: readonly (number | string)[]): void => {
+    const rows = ["own", "nul"].map((row) => graph.input(`${row}.${name}`, element, [1, ...dims]));
+    graph.output(name, graph.op("Concat", rows, { axis: 0 }), element, [2, ...dims]);
+  };
+  join("start", "F32", [1, C]);
+  join("head", "F32", [2, C]);
+  for (let layer = 0; layer < depth; layer++) {
+    join(`modulation.${layer}`, "F32", [6, C]);
+    join(`key.${layer}`, textElement(form), ["T", C]);
+    join(`value.${layer}`, textElement(form), ["T", C]);
+  }
   return graph;
 }
 

@@ -12,6 +12,7 @@ import { floatTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
 import { HostKernels } from "../../kernels/host.ts";
 import type { HostIndices } from "../../kernels/host.ts";
 import type { LoopBatch, LoopDims, ScaleKernels } from "../../kernels/kernels.ts";
+import type { Workers } from "../../workers.ts";
 import type { ScaleTransformer } from "../../pipeline.ts";
 import { type RopeTable, ropeTable } from "./rope.ts";
 import type { EncodedText, InfinityTransformer } from "./transformer.ts";
@@ -39,6 +40,8 @@ export interface RunRequest extends LoopBatch {
   readonly last1M: Grid;
   /** Tokens each chunk will execute over all scales, [chunks]. */
   readonly capacity: readonly number[];
+  /** Threads that a device's random numbers may be drawn in. */
+  readonly workers?: Workers | undefined;
 }
 
 /** The state of one batch of pictures between scales, in host memory. */
@@ -51,7 +54,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
   readonly #last1M: Grid;
   #rows: Row[];
   #rope: (RopeTable & { grid: Grid }) | undefined; // of the scale at hand
-  #ada: Float32Array;
+  #modulations: readonly Float32Array[]; // of every block, [R, 6, C]
   #head: Float32Array;
 
   /**
@@ -86,7 +89,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     } catch (cause) {
       throw refuse("", cause);
     }
-    this.#ada = concatenate(texts.map(({ ada }) => ada));
+    this.#modulations = modulationsOf(this.#rows);
     this.#head = concatenate(texts.map(({ head }) => head));
   }
 
@@ -99,7 +102,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
   keepRows(from: number, to: number): void {
     release(this.#rows.filter((_, row) => row < from || row >= to));
     this.#rows = this.#rows.slice(from, to);
-    this.#ada = concatenate(this.#rows.map(({ text }) => text.ada));
+    this.#modulations = modulationsOf(this.#rows);
     this.#head = concatenate(this.#rows.map(({ text }) => text.head));
   }
 
@@ -154,7 +157,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     const past = this.#filled[chunk]!;
     const shape = [R, L, C];
     const q = new Float32Array(R * L * C);
-    const ada = floatTensor(this.#ada, [R, 6 * C]);
+    const modulation = (block: number): Tensor => floatTensor(this.#modulations[block]!, [R, 6, C]);
     const placed = this.#placement(grid, L, positions);
     const first = chunk * per;
     const links = Array.from({ length: per + 1 }, (_, link) => ({
@@ -164,9 +167,10 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     // loaded side by side: packing a session's weights takes one thread
     const sessions = await Promise.all(links.map(({ leave, enter }) => this.#transformer.link(leave, enter, R, L)));
     for (const [link, { leave, enter }] of links.entries()) {
-      const inputs: Record<string, Tensor> = { x: floatTensor(x, shape), ada };
+      const inputs: Record<string, Tensor> = { x: floatTensor(x, shape) };
       const outputs: Record<string, Tensor> = {};
       if (leave !== undefined) {
+        inputs.leaving = modulation(leave);
         inputs.q = floatTensor(q, shape);
         this.#rows.forEach(({ text, keys, values }, r) => {
           const cached = (buffer: Float32Array): Tensor =>
@@ -180,7 +184,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
         outputs.x_out = floatTensor(x, shape);
       }
       if (enter !== undefined) {
-        Object.assign(inputs, placed);
+        Object.assign(inputs, placed, { entering: modulation(enter) });
         outputs.query = floatTensor(q, shape);
         this.#rows.forEach(({ keys, values }, r) => {
           const next = (buffer: Float32Array): Tensor =>
@@ -217,7 +221,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     const logits = new Float32Array(R * L * tokenDim);
     const session = await this.#transformer.head();
     await session.run(
-      { x: floatTensor(x, [R, L, C]), head: floatTensor(this.#head, [R, 2 * C]) },
+      { x: floatTensor(x, [R, L, C]), head: floatTensor(this.#head, [R, 2, C]) },
       { logits: floatTensor(logits, [R, L, tokenDim]) },
       signal,
     );
@@ -234,6 +238,11 @@ function release(rows: readonly Row[]): void {
   for (const { keys, values } of rows) {
     for (const { buffer } of [...keys, ...values]) (buffer as ArrayBuffer).transfer(0);
   }
+}
+
+function modulationsOf(rows: readonly Row[]): Float32Array[] {
+  const count = rows[0]?.text.modulations.length ?? 0;
+  return Array.from({ length: count }, (_, block) => concatenate(rows.map(({ text }) => text.modulations[block]!)));
 }
 
 function concatenate(parts: readonly Float32Array[]): Float32Array {

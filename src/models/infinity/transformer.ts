@@ -15,10 +15,12 @@ import {
   type Tensor,
 } from "../../runtime/runtime.ts";
 import { FEW_ROWS, type Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
-import type { DeviceMemory } from "../../runtime/device_memory.ts";
+import { DeviceMemory } from "../../runtime/device_memory.ts";
 import type { FoldedWeights } from "./block.ts";
-import { cacheElement, chunkGraph, embedGraph, headGraph, linkGraph, textGraph } from "./graphs.ts";
+import { chunkGraph, embedGraph, headGraph, joinGraph, linkGraph, textElement, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
+import type { Grid } from "../../schedule.ts";
+import { ropeTable } from "./rope.ts";
 import type { InfinityWeights } from "./weights.ts";
 
 /** Keys and values of a text for every block's cross attention, and what the pooled text conditions. */
@@ -29,12 +31,12 @@ export interface EncodedText<T = Float32Array> {
   readonly cond: T;
   /** Token of scale 0, level embedding added, [1, 1, C]. */
   readonly start: T;
-  /** Shared adaLN vectors, [1, 6C]. */
-  readonly ada: T;
-  /** Scale and shift of the head, [1, 2C]. */
+  /** Scale, 1 added, and shift of the head, [1, 2, C]. */
   readonly head: T;
   /** Cross-attention text, [T, C]. */
   readonly ctx: T;
+  /** The six adaLN vectors of every block, [1, 6, C] each; 1 added to both scales. */
+  readonly modulations: readonly T[];
   /** Cross-attention keys of every block, [1, T, C] each. */
   readonly keys: readonly T[];
   /** Cross-attention values of every block, [1, T, C] each. */
@@ -62,6 +64,8 @@ export class InfinityTransformer implements Disposable {
   readonly #residency: Residency;
   readonly #blockResidency: Residency; // integer products want their copies packed: mapped, few rows take four times as long
   readonly #sessions = new Map<string, Promise<Session>>();
+  #nullFeatures: Promise<Float32Array> | undefined;
+  readonly #rotations = new Map<string, readonly [Tensor, Tensor]>();
   #packedRows: number | undefined; // the row count whose links hold packed copies
 
   private constructor(
@@ -109,7 +113,10 @@ export class InfinityTransformer implements Disposable {
   async encodeText(features: Float32Array, signal?: AbortSignal): Promise<EncodedText> {
     const tokens = features.length / this.weights.dims.textDim;
     const count = this.#rowCount(tokens);
-    const session = await this.#session(`text ${count}`, () => textGraph(this.weights, this.#form(count)));
+    const session = await this.#session(
+      `text ${count}`,
+      () => textGraph(this.weights, { ...this.#form(count), half: undefined }),
+    );
     const outputs: Record<string, Tensor> = {};
     const encoded = this.#textOutputs(tokens, (name, dims) => {
       const data = new Float32Array(dims.reduce((product, dim) => product * dim));
@@ -129,16 +136,74 @@ export class InfinityTransformer implements Disposable {
     const tokens = features.length / this.weights.dims.textDim;
     const shapes: Record<string, readonly number[]> = {};
     const names = this.#textOutputs(tokens, (name, dims) => (shapes[name] = dims, name));
-    const graph = (): Graph => textGraph(this.weights, this.#form("many"));
+    const graph = (): Graph => textGraph(this.weights, this.form);
     const made = await memory.run("text", graph, this.#textInput(features, tokens), shapes, { signal });
     const tensor = (name: string): DeviceTensor => made[name]!;
-    const { cond, start, ada, head, ctx } = names;
+    const { cond, start, head, ctx } = names;
     return {
       tokens,
-      ...{ cond: tensor(cond), start: tensor(start), ada: tensor(ada), head: tensor(head), ctx: tensor(ctx) },
+      ...{ cond: tensor(cond), start: tensor(start), head: tensor(head), ctx: tensor(ctx) },
+      modulations: names.modulations.map(tensor),
       keys: names.keys.map(tensor),
       values: names.values.map(tensor),
     };
+  }
+
+  /** Texts of the same length as one of two batch rows; the parts stay. */
+  async joinTexts(
+    own: EncodedText<DeviceTensor>,
+    nul: EncodedText<DeviceTensor>,
+    memory: DeviceMemory,
+    signal?: AbortSignal,
+  ): Promise<EncodedText<DeviceTensor>> {
+    const inputs: Record<string, DeviceTensor> = {};
+    const shapes: Record<string, readonly number[]> = {};
+    const list = (name: string, key: "modulations" | "keys" | "values"): string[] =>
+      own[key].map((_, layer) => add(`${name}.${layer}`, own[key][layer]!, nul[key][layer]!));
+    const add = (name: string, one: DeviceTensor, other: DeviceTensor): string => {
+      inputs[`own.${name}`] = one;
+      inputs[`nul.${name}`] = other;
+      shapes[name] = [2, ...one.dims.slice(1)];
+      return name;
+    };
+    const names = {
+      start: add("start", own.start, nul.start),
+      head: add("head", own.head, nul.head),
+      modulations: list("modulation", "modulations"),
+      keys: list("key", "keys"),
+      values: list("value", "values"),
+    };
+    const graph = (): Graph => joinGraph(this.weights.dims, this.form);
+    const made = await memory.run("join", graph, inputs, shapes, { signal });
+    const tensors = (list: readonly string[]): DeviceTensor[] => list.map((name) => made[name]!);
+    return {
+      tokens: own.tokens,
+      cond: memory.hold(own.cond), // nothing reads them of a joined text
+      ctx: memory.hold(own.ctx),
+      start: made[names.start]!,
+      head: made[names.head]!,
+      modulations: tensors(names.modulations),
+      keys: tensors(names.keys),
+      values: tensors(names.values),
+    };
+  }
+
+  /** Rotation tables of a grid, cosines and sines [L, hd/2], as its chunks want them; kept, being the same for every picture. */
+  rotation(grid: Grid, last1M: Grid): readonly [cos: Tensor, sin: Tensor] {
+    const key = `${grid.h}x${grid.w} of ${last1M.h}x${last1M.w}`;
+    let tables = this.#rotations.get(key);
+    if (!tables) {
+      const { width, heads } = this.weights.dims;
+      const { cos, sin, rows, pairs } = ropeTable(grid, last1M, width / heads);
+      const dims = [rows, pairs];
+      const tensor = (data: Float32Array): Tensor =>
+        textElement(this.form) === "F16"
+          ? { element: "F16", data: new Float16Array(data), dims }
+          : floatTensor(data, dims);
+      tables = [tensor(cos), tensor(sin)];
+      this.#rotations.set(key, tables);
+    }
+    return tables;
   }
 
   #textInput(features: Float32Array, tokens: number): { features: Tensor } {
@@ -148,24 +213,25 @@ export class InfinityTransformer implements Disposable {
   /** What the text graph gives, each output made of its name and shape. */
   #textOutputs<T>(tokens: number, make: (name: string, dims: readonly number[]) => T): EncodedText<T> {
     const { width: C, depth } = this.weights.dims;
-    const layers = (name: string): T[] => Array.from({ length: depth }, (_, l) => make(`${name}.${l}`, [1, tokens, C]));
+    const layers = (name: string, rows: number): T[] =>
+      Array.from({ length: depth }, (_, l) => make(`${name}.${l}`, [1, rows, C]));
     return {
       tokens,
       cond: make("cond", [1, C]),
       start: make("start", [1, 1, C]),
-      ada: make("ada", [1, 6 * C]),
-      head: make("head", [1, 2 * C]),
+      head: make("head", [1, 2, C]),
       ctx: make("ctx", [tokens, C]),
-      keys: layers("key"),
-      values: layers("value"),
+      modulations: layers("modulation", 6),
+      keys: layers("key", tokens),
+      values: layers("value", tokens),
     };
   }
 
   /** The learned null prompt's first rows, [tokens, Dt] (§2.3). */
   async nullFeatures(tokens: number): Promise<Float32Array> {
     const { textDim } = this.weights.dims;
-    const all = await readTensor(this.weights.outer["cfg_uncond"]!);
-    return all.slice(0, tokens * textDim);
+    this.#nullFeatures ??= readTensor(this.weights.outer["cfg_uncond"]!);
+    return (await this.#nullFeatures).slice(0, tokens * textDim);
   }
 
   /** Whether tensors can stay on the device: then pictures run there whole (device_run.ts). */
@@ -173,12 +239,17 @@ export class InfinityTransformer implements Disposable {
     return this.#runtime.createDeviceSession !== undefined && !this.#quantised;
   }
 
+  /** Memory of the device, for one batch of pictures. */
+  deviceMemory(): DeviceMemory {
+    return new DeviceMemory((...session) => this.deviceSession(...session), this.#runtime.upload);
+  }
+
   /** Sessions of a device, by key; created on first use, and released with the others. */
-  deviceSession(key: string, graph: () => Graph): Promise<DeviceSession> {
+  deviceSession(key: string, graph: () => Graph, repeated: boolean): Promise<DeviceSession> {
     const known = `device ${key}`;
     let session = this.#sessions.get(known) as Promise<DeviceSession> | undefined;
     if (!session) {
-      session = this.#runtime.createDeviceSession!(graph());
+      session = this.#runtime.createDeviceSession!(graph(), repeated);
       this.#sessions.set(known, session);
     }
     return session;
@@ -186,12 +257,12 @@ export class InfinityTransformer implements Disposable {
 
   /** The graph of a whole chunk (see {@linkcode chunkGraph}). */
   chunkGraph(chunk: number): Graph {
-    return chunkGraph(this.weights, this.#folded, chunk, this.#form("many"));
+    return chunkGraph(this.weights, this.#folded, chunk, this.form);
   }
 
   /** The graph of the head (see {@linkcode headGraph}). */
   headGraph(): Graph {
-    return headGraph(this.weights, this.#folded);
+    return headGraph(this.weights, this.#folded, this.form);
   }
 
   /** The session of a link (see {@linkcode linkGraph}) for some tokens a row, created on first use. */
@@ -210,12 +281,13 @@ export class InfinityTransformer implements Disposable {
   }
 
   #form(rows: RowCount): GraphForm {
-    return { rows, attention: this.#runtime.attention, half: this.#half };
+    const { attention, norms, half } = this.#runtime.form;
+    return { rows, attention, norms, half: this.#half ? half : undefined };
   }
 
-  /** Element type of keys and values on a device. */
-  get cacheElement(): "F16" | "F32" {
-    return cacheElement(this.#form("many"));
+  /** The form of its graphs for any number of rows. */
+  get form(): GraphForm {
+    return this.#form("many");
   }
 
   #rowCount(rows: number): RowCount {

@@ -1,0 +1,336 @@
+/**
+ * A graph that ONNX Runtime's native library has loaded, and its runs on tensors in host memory or on a device.
+ *
+ * @module
+ */
+import { DeviceError } from "../errors.ts";
+import type { Graph } from "../graph/graph.ts";
+import { ELEMENT, type ElementName } from "../graph/onnx_proto.ts";
+import type { CudaMemory } from "./cuda_memory.ts";
+import { address, cString, type Handle, type OrtApi, OrtError, pinned } from "./ort_api.ts";
+import type { DeviceSession, DeviceTensor, Tensor, Tensors } from "./runtime.ts";
+
+/** What the library says when the system gives it no memory, or no room to map a file. */
+export const OUT_OF_MEMORY = /alloc|mmap|out of memory/i;
+
+/** Where tensors of a session lie. */
+export interface NativeMemory {
+  /** The host. */
+  readonly host: Handle;
+  /** The device's own; none on the CPU. */
+  readonly device?: Handle | undefined;
+  /** Places for its tensors, where the library does not find them itself. */
+  readonly cuda?: CudaMemory | undefined;
+}
+
+/** Bytes of an element. */
+const BYTES: Readonly<Record<Tensor["element"], number>> = { F32: 4, F16: 2, I32: 4, I64: 8 };
+
+/** Recorded runs of a session at most: each takes some hundred kilobytes of the device. */
+const MAX_RECORDED = 256;
+
+/** Says that a run is not to be recorded. */
+const NOT_RECORDED = "-1";
+
+/** A loaded graph. */
+export class NativeSession implements DeviceSession {
+  readonly #api: OrtApi;
+  readonly #memory: NativeMemory;
+  #session: Handle;
+  readonly #graph: string;
+  readonly #inputs: NameTable;
+  readonly #outputs: NameTable;
+  readonly #elements: Readonly<Record<string, ElementName>>; // of the outputs
+  readonly #recorded: Map<string, number> | undefined; // where all tensors of a run lay -> number of its recording
+  readonly #waits: boolean;
+  readonly #released: () => void;
+  #running = 0;
+  #disposed = false;
+
+  /**
+   * Takes a loaded session over.
+   *
+   * @param repeated whether the session was loaded to record runs
+   * @param released called when the session is gone
+   */
+  constructor(
+    api: OrtApi,
+    memory: NativeMemory,
+    session: Handle,
+    graph: Graph,
+    repeated: boolean,
+    released: () => void,
+  ) {
+    this.#api = api;
+    this.#memory = memory;
+    this.#elements = Object.fromEntries(graph.outputs.map(({ name, element }) => [name, element]));
+    this.#recorded = repeated ? new Map() : undefined;
+    this.#waits = graph.has("Concat");
+    this.#session = session;
+    this.#released = released;
+    this.#graph = graph.name;
+    this.#inputs = new NameTable(graph.inputs.map(({ name }) => name));
+    this.#outputs = new NameTable(graph.outputs.map(({ name }) => name));
+  }
+
+  async run(inputs: Tensors, outputs: Tensors, signal?: AbortSignal): Promise<void> {
+    signal?.throwIfAborted();
+    const { call } = this.#api;
+    const values = pinned(new BigUint64Array(this.#inputs.names.length));
+    const results = pinned(new BigUint64Array(this.#outputs.names.length));
+    const options = this.#api.create((out) => call.CreateRunOptions(out));
+    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(options));
+    this.#running++;
+    try {
+      this.#inputs.names.forEach((name, i) => values[i] = this.#wrap(name, inputs[name]));
+      this.#outputs.names.forEach((name, i) => results[i] = this.#wrap(name, outputs[name]));
+      signal?.addEventListener("abort", stop);
+      const { pointers: from } = this.#inputs, { pointers: to } = this.#outputs;
+      const sizes = [BigInt(values.length), BigInt(results.length)] as const;
+      const run = this.#memory.cuda ? call.RunNow : call.Run; // see #runQueued
+      this.#api.check(await run(this.#session, options, from, values, sizes[0], to, sizes[1], results));
+    } catch (cause) {
+      signal?.throwIfAborted();
+      throw this.#runFailure(cause);
+    } finally {
+      signal?.removeEventListener("abort", stop);
+      for (const value of [...values, ...results]) if (value) call.ReleaseValue(Deno.UnsafePointer.create(value));
+      call.ReleaseRunOptions(options);
+      this.#running--;
+      if (this.#disposed) this.#release();
+    }
+  }
+
+  async runKeeping(
+    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    outputs: Tensors,
+    kept: Readonly<Record<string, readonly number[]>>,
+    signal?: AbortSignal,
+  ): Promise<Record<string, DeviceTensor>> {
+    signal?.throwIfAborted();
+    const { call } = this.#api;
+    const { device, cuda } = this.#memory;
+    const host: bigint[] = []; // values over host memory, released after the run; those of the device are their owners'
+    const placed: Record<string, NativeTensor> = {}; // outputs that have their places before the run
+    const options = this.#api.create((out) => call.CreateRunOptions(out));
+    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(options));
+    const binding = this.#api.create((out) => call.CreateIoBinding(this.#session, out));
+    const wrap = (name: string, tensor: Tensor | undefined): Handle => {
+      const value = this.#wrap(name, tensor);
+      host.push(value);
+      return Deno.UnsafePointer.create(value);
+    };
+    this.#running++;
+    try {
+      for (const [i, name] of this.#inputs.names.entries()) {
+        const tensor = inputs[name];
+        const value = tensor instanceof NativeTensor ? tensor.value : wrap(name, tensor as Tensor | undefined);
+        this.#api.check(call.BindInput(binding, this.#inputs.strings[i]!, value));
+      }
+      for (const [i, name] of this.#outputs.names.entries()) {
+        const dims = kept[name];
+        if (dims && cuda) {
+          placed[name] = newTensor(this.#api, device!, cuda, this.#elements[name] as Tensor["element"], dims);
+        }
+        const value = placed[name]?.value ?? (dims ? undefined : wrap(name, outputs[name]));
+        this.#api.check(
+          value === undefined
+            ? call.BindOutputToDevice(binding, this.#outputs.strings[i]!, device!)
+            : call.BindOutput(binding, this.#outputs.strings[i]!, value),
+        );
+      }
+      signal?.addEventListener("abort", stop);
+      if (cuda) this.#runQueued(options, binding, inputs, placed, Object.keys(outputs).length > 0);
+      else this.#api.check(await call.RunWithBinding(this.#session, options, binding));
+      return cuda ? placed : this.#boundOutputs(binding, kept);
+    } catch (cause) {
+      for (const tensor of Object.values(placed)) tensor[Symbol.dispose]();
+      signal?.throwIfAborted();
+      throw this.#runFailure(cause);
+    } finally {
+      signal?.removeEventListener("abort", stop);
+      call.ReleaseIoBinding(binding);
+      for (const value of host) call.ReleaseValue(Deno.UnsafePointer.create(value));
+      call.ReleaseRunOptions(options);
+      this.#running--;
+      if (this.#disposed) this.#release();
+    }
+  }
+
+  /**
+   * Runs on CUDA, in this thread: the library keeps handles and recordings a thread. Nobody waits for the device unless outputs
+   * go to the host, or the graph has an operator that reads tables from host memory: the library gives them back when it has
+   * waited, and must have done so before the session is released.
+   *
+   * A run whose tensors lie where those of an earlier run lay is recorded, and from then on replayed: launched as one.
+   */
+  #runQueued(
+    options: Handle,
+    binding: Handle,
+    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    placed: Readonly<Record<string, NativeTensor>>,
+    toHost: boolean,
+  ): void {
+    const { call } = this.#api;
+    const config = (key: string, value: string): void =>
+      this.#api.check(call.AddRunConfigEntry(options, cString(key), cString(value)));
+    if (!toHost && !this.#waits) config("disable_synchronize_execution_providers", "1");
+    if (this.#recorded) {
+      let key = "";
+      for (const tensors of [inputs, placed]) {
+        for (const name in tensors) {
+          const tensor = tensors[name];
+          key += tensor instanceof NativeTensor ? tensor.place : (tensor as Tensor).data;
+          key += ";";
+        }
+      }
+      const seen = this.#recorded.get(key);
+      if (seen === undefined) this.#recorded.set(key, this.#recorded.size);
+      const record = seen !== undefined && seen < MAX_RECORDED;
+      config("gpu_graph_id", record ? String(seen) : NOT_RECORDED);
+    }
+    this.#api.check(call.RunWithBindingNow(this.#session, options, binding));
+  }
+
+  /** The outputs of a run that stay on the device; all of them come back in the order they were bound. */
+  #boundOutputs(binding: Handle, kept: Readonly<Record<string, readonly number[]>>): Record<string, DeviceTensor> {
+    const { call } = this.#api;
+    const allocator = this.#api.create((out) => call.GetAllocatorWithDefaultOptions(out)); // the library's own
+    const values = pinned(new BigUint64Array(1)), count = pinned(new BigUint64Array(1));
+    this.#api.check(call.GetBoundOutputValues(binding, allocator, values, count));
+    const list = Deno.UnsafePointer.create(values[0]!);
+    const view = new Deno.UnsafePointerView(list!);
+    const tensors: Record<string, DeviceTensor> = {};
+    this.#outputs.names.forEach((name, i) => {
+      const value = view.getPointer(i * 8);
+      if (kept[name]) tensors[name] = new NativeTensor(this.#api, value, kept[name], 0);
+      else call.ReleaseValue(value);
+    });
+    this.#api.check(call.AllocatorFree(allocator, list));
+    return tensors;
+  }
+
+  #runFailure(cause: unknown): unknown {
+    if (!(cause instanceof OrtError)) return cause;
+    return new DeviceError(`Cannot run graph "${this.#graph}": ${cause.message}`, {
+      cause,
+      hint: OUT_OF_MEMORY.test(cause.message)
+        ? "Not enough memory: take a smaller size or batch, --method stagevar or --low-memory"
+        : this.#memory.device
+        ? "The GPU may not bear graphs of this size: take a smaller --pixels, or --device cpu, and please report it"
+        : "This is a fault of the program or the model: please report it",
+    });
+  }
+
+  [Symbol.dispose](): void {
+    this.#disposed = true;
+    this.#release();
+  }
+
+  /** A session must outlive its runs: one that is disposed while running is released by the run's end. */
+  #release(): void {
+    if (this.#running > 0 || this.#session === null) return;
+    this.#memory.cuda?.synchronize(); // the queue may still read what the session holds
+    this.#api.call.ReleaseSession(this.#session);
+    this.#session = null;
+    this.#released();
+  }
+
+  #wrap(name: string, tensor: Tensor | undefined): bigint {
+    if (!tensor) throw new TypeError(`Graph "${this.#graph}" wants a tensor for "${name}"`);
+    const data = pinned(tensor.data as ArrayBufferView<ArrayBuffer>);
+    const dims = BigInt64Array.from(tensor.dims, BigInt);
+    const out = new BigUint64Array(1);
+    this.#api.check(this.#api.call.CreateTensorWithDataAsOrtValue(
+      this.#memory.host,
+      data,
+      BigInt(data.byteLength),
+      dims,
+      BigInt(dims.length),
+      ELEMENT[tensor.element],
+      out,
+    ));
+    return out[0]!;
+  }
+}
+
+/** A value that the library keeps on the device. */
+export class NativeTensor implements DeviceTensor {
+  readonly #api: OrtApi;
+  readonly #freed: (() => void) | undefined;
+  #value: Handle;
+  /** Address and shape: two tensors of one place are the same to a recorded run. */
+  readonly place: string;
+
+  /**
+   * Takes a value over.
+   *
+   * @param address where it lies, where that is known
+   * @param freed called when the value is gone
+   */
+  constructor(
+    api: OrtApi,
+    value: Handle,
+    readonly dims: readonly number[],
+    readonly address: number,
+    freed?: () => void,
+  ) {
+    this.#api = api;
+    this.place = `${address} ${dims}`;
+    this.#value = value;
+    this.#freed = freed;
+  }
+
+  /** The library's handle. */
+  get value(): Handle {
+    if (this.#value === null) throw new TypeError("Cannot run on a device tensor that was disposed");
+    return this.#value;
+  }
+
+  [Symbol.dispose](): void {
+    if (this.#value === null) return;
+    this.#api.call.ReleaseValue(this.#value);
+    this.#value = null;
+    this.#freed?.();
+  }
+}
+
+/**
+ * A tensor in CUDA's memory; its values are whatever lay there.
+ *
+ * @throws {DeviceError} when there is no room
+ */
+export function newTensor(
+  api: OrtApi,
+  device: Handle,
+  cuda: CudaMemory,
+  element: Tensor["element"],
+  dims: readonly number[],
+): NativeTensor {
+  const bytes = dims.reduce((product, dim) => product * dim, BYTES[element]);
+  const place = cuda.allocate(bytes);
+  const shape = BigInt64Array.from(dims, BigInt);
+  const value = api.create((out) =>
+    api.call.CreateTensorAt(
+      device,
+      BigInt(place),
+      BigInt(bytes),
+      shape,
+      BigInt(shape.length),
+      ELEMENT[element],
+      out,
+    )
+  );
+  return new NativeTensor(api, value, dims, place, () => cuda.free(place));
+}
+
+/** A char*[] of names that lives as long as this object. */
+class NameTable {
+  readonly pointers: BigUint64Array<ArrayBuffer>;
+  readonly strings: readonly Uint8Array<ArrayBuffer>[];
+
+  constructor(readonly names: readonly string[]) {
+    this.strings = names.map((name) => pinned(cString(name)));
+    this.pointers = pinned(BigUint64Array.from(this.strings, address));
+  }
+}

@@ -1,0 +1,16 @@
+/**
+ * What a thread of {@linkcode Workers} runs: one task after the other, as they come.
+ *
+ * @module
+ */
+/// <reference lib="deno.worker" />
+import { runTask, type Task } from "./tasks.ts";
+
+self.onmessage = ({ data: { id, task } }: MessageEvent<{ id: number; task: Task }>) => {
+  try {
+    const result = runTask(task);
+    self.postMessage({ id, result }, [result instanceof Float32Array ? result.buffer : result.bytes.buffer]);
+  } catch (error) {
+    self.postMessage({ id, message: String(error) }); // the task is done again, where its error is heard
+  }
+};
