@@ -154,6 +154,11 @@ export class Engine implements Disposable {
     return this.#device.runtime.device;
   }
 
+  /** Arithmetic of the blocks' linear layers. */
+  get dtype(): DtypeName {
+    return this.#dtype;
+  }
+
   /** What a request would run, without running it. */
   plan(request: Omit<EngineRequest, "prompt">, textTokens?: number): Plan {
     return planRequest(this.model, request, textTokens);

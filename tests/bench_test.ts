@@ -11,10 +11,11 @@ const MINI = join(ROOT, "tests/golden/models/mini-2b");
 Deno.test("measured() gives mean and sample deviation", () => {
   assert.deepEqual(measured([2, 4, 4, 4, 5, 5, 7, 9]), {
     mean: 5,
+    median: 4.5,
     sd: Math.sqrt(32 / 7),
     runs: [2, 4, 4, 4, 5, 5, 7, 9],
   });
-  assert.deepEqual(measured([3]), { mean: 3, sd: 0, runs: [3] });
+  assert.deepEqual(measured([3]), { mean: 3, median: 3, sd: 0, runs: [3] });
 });
 
 Deno.test("benchPrompt() gives 56 prompts, none with one colour twice", () => {
@@ -177,6 +178,7 @@ function sampleOf(ms: number, tokenLayers: number, size: [number, number]): Samp
     tokenLayers,
     vanillaTokenLayers: 300,
     gemmRate: 400,
+    gemmElement: "float32",
   };
 }
 

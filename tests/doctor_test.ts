@@ -68,12 +68,12 @@ Deno.test("diagnose() finds driver, provider, majors and libraries on a machine 
   assert.equal(driver.status, "ok");
   assert.match(driver.found, /CUDA up to 13\.0, NVIDIA H200, kernel module 580\.65\.06, \/usr\/bin\/nvidia-smi$/);
   assert.equal(get("cuda provider")?.status, "ok");
-  assert.equal(get("cuda links")?.found, "cuBLAS 13, CUDA 13, cuDNN 9 when an operator wants it");
+  assert.equal(get("cuda links")?.found, "cuBLAS 13, CUDA 13, cuDNN 9 by name, for convolutions and attention");
   assert.equal(get("cuda links")?.status, "ok");
   assert.equal(get("cuda libraries")?.status, "ok");
   assert.equal(get("cuda cudnn")?.found, '"/usr/local/cuda/lib64/libcudnn.so.9"');
   const alone = await findings(without(GPU, `${FOLDER}/libonnxruntime_providers_tensorrt.so`));
-  assert.equal(alone.get("cuda links")?.found, "cuBLAS 13, CUDA 13, cuDNN not linked");
+  assert.equal(alone.get("cuda links")?.found, "cuBLAS 13, CUDA 13, cuDNN 9 by name, for convolutions and attention");
   // Libraries for a device do not make the device: what opens it says so.
   assert.equal(get("cuda --device cuda")?.status, "missing");
 });

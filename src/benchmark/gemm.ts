@@ -42,3 +42,42 @@ export async function gemmRate(runtime: Runtime): Promise<number> {
   }
   return 2 * M * N * K / best / 1e6;
 }
+
+/** Side of the square products that a GPU is measured with, how many follow each other, and how often. */
+const SIDE = 8192, PRODUCTS = 8;
+
+/**
+ * GFLOP/s of float16 products on a device, [8192, 8192] each, the best of five calls; undefined where the runtime has none, or
+ * takes no tensors.
+ *
+ * @example
+ * ```ts
+ * import { halfGemmRate } from "@stagevar/stagevar/benchmark/gemm.ts";
+ * import { openNative } from "@stagevar/stagevar/runtime/native.ts";
+ * import assert from "node:assert/strict";
+ * using runtime = openNative();
+ * assert.equal(await halfGemmRate(runtime), undefined);
+ * ```
+ */
+export async function halfGemmRate(runtime: Runtime): Promise<number | undefined> {
+  const { upload, createDeviceSession, form } = runtime;
+  if (!upload || !createDeviceSession || !form.half) return undefined;
+  const graph = new Graph("half gemm");
+  const weight = graph.input("w", "F16", [SIDE, SIDE]);
+  let y = graph.input("x", "F16", [SIDE, SIDE]);
+  for (let i = 0; i < PRODUCTS; i++) y = graph.op("Gemm", [y, weight], { transB: 1, alpha: { float: 1 / SIDE } });
+  const corner = graph.op("Slice", [y, graph.ints([0, 0]), graph.ints([1, 1]), graph.ints([0, 1])]);
+  graph.output("corner", graph.cast(corner, "F32"), "F32", [1, 1]); // to the host, which waits for it
+  using session = await createDeviceSession(graph);
+  const values = new Float16Array(SIDE * SIDE).map(() => Math.random() - 0.5); // zeros would run faster
+  const tensor = { element: "F16", dims: [SIDE, SIDE], data: values } as const;
+  using w = upload(tensor), x = upload(tensor);
+  const result = floatTensor(new Float32Array(1), [1, 1]);
+  let best = Infinity;
+  for (let call = 0; call < CALLS; call++) {
+    const started = performance.now();
+    await session.runKeeping({ x, w }, { corner: result }, {});
+    best = Math.min(best, performance.now() - started);
+  }
+  return 2 * SIDE ** 3 * PRODUCTS / best / 1e6;
+}

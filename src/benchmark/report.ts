@@ -194,6 +194,7 @@ function renderPictures(rows: readonly MeasuredRow[]): string {
 }
 
 function renderPhases(rows: readonly MeasuredRow[]): string {
+  const element = [...new Set(rows.map(({ sample }) => sample.gemmElement))].join(" or ");
   const keys = varying(rows);
   const cells = rows.map((row) => {
     const { parts, gemmRate } = row.sample;
@@ -216,7 +217,7 @@ function renderPhases(rows: readonly MeasuredRow[]): string {
     ...["text", "transformer", "decode", "whole"].map((part) => `${part} GFLOP/s`),
     ...["text", "transformer", "decode"].map((part) => `${part} GB`),
   ];
-  return `GFLOP/s by the definition's arithmetic, and their share of a float32 product's; peak memory, anonymous + mapped ` +
+  return `GFLOP/s by the definition's arithmetic, and their share of a ${element} product's; peak memory, anonymous + mapped ` +
     `file pages\n\n${markdownTable(head, cells, keys.length)}`;
 }
 

@@ -14,7 +14,7 @@ import { chromeTrace, type Span } from "../runtime/trace.ts";
 import type { Grid } from "../schedule.ts";
 import type { Stage, Step } from "../step.ts";
 import { encoderFlops } from "../text/t5_encoder.ts";
-import { gemmRate } from "./gemm.ts";
+import { gemmRate, halfGemmRate } from "./gemm.ts";
 
 /** What is drawn before the pictures that count: one of the same, one of the smallest size, or nothing. */
 export type WarmUp = "full" | "short" | "none";
@@ -37,6 +37,8 @@ export interface SampleRequest {
 export interface Measured {
   /** Mean. */
   readonly mean: number;
+  /** The run in the middle, or the mean of the two there. */
+  readonly median: number;
   /** Standard deviation of a run around the mean (n - 1); 0 for one run. */
   readonly sd: number;
   /** Every run, in order. */
@@ -96,8 +98,10 @@ export interface Sample {
   readonly tokenLayers: number;
   /** Those of vanilla. */
   readonly vanillaTokenLayers: number;
-  /** GFLOP/s of a large float32 product with the same threads: see {@linkcode gemmRate}. */
+  /** GFLOP/s of a large product with the same threads: see {@linkcode gemmRate} and {@linkcode halfGemmRate}. */
   readonly gemmRate: number;
+  /** Element type of that product. */
+  readonly gemmElement: "float32" | "float16";
   /** Chrome trace of the first picture that counts, where it was asked for. */
   readonly trace?: string;
 }
@@ -109,14 +113,19 @@ export interface Sample {
  * ```ts
  * import { measured } from "@stagevar/stagevar/benchmark/sample.ts";
  * import assert from "node:assert/strict";
- * assert.deepEqual(measured([1, 2, 3]), { mean: 2, sd: 1, runs: [1, 2, 3] });
+ * assert.deepEqual(measured([1, 2, 3]), { mean: 2, median: 2, sd: 1, runs: [1, 2, 3] });
  * ```
  */
 export function measured(runs: readonly number[]): Measured {
   const mean = runs.reduce((sum, run) => sum + run, 0) / runs.length;
   const squares = runs.reduce((sum, run) => sum + (run - mean) ** 2, 0);
-  return { mean, sd: Math.sqrt(squares / Math.max(1, runs.length - 1)), runs };
+  const sorted = runs.toSorted((a, b) => a - b);
+  const median = (sorted[Math.floor((runs.length - 1) / 2)]! + sorted[Math.floor(runs.length / 2)]!) / 2;
+  return { mean, median, sd: Math.sqrt(squares / Math.max(1, runs.length - 1)), runs };
 }
+
+/** Pictures of a size until CUDA has recorded all that it repeats: see runtime/native_session.ts. */
+const CUDA_WARM_UP = 12;
 
 const COLOURS = ["red", "blue", "green", "yellow", "orange", "purple", "white", "black"];
 
@@ -201,7 +210,10 @@ export async function takeSample(
     firstPicture ??= performance.now() - opened;
     return drawn;
   };
-  if (warmUp === "full") await one(0);
+  if (warmUp === "full") {
+    await one(0);
+    if (engine.device === "cuda") { for (let run = 1; run < CUDA_WARM_UP; run++) await one(runs + run); }
+  }
   if (warmUp === "short") await one(0, { pixels: "0.06M", batch: 1 });
   const pictures: Picture[] = [];
   for (let run = 1; run <= runs; run++) {
@@ -212,7 +224,7 @@ export async function takeSample(
   const [first] = pictures as [Picture, ...Picture[]];
   const batch = settings.batch ?? 1;
   const { cost } = first.start.plan;
-  const rate = await rateOf(engine.device, threads);
+  const rate = await rateOf(engine.device, engine.dtype === "f16", threads);
   return {
     model: first.start.model.name,
     modelHash: first.start.model.hash,
@@ -237,6 +249,7 @@ export async function takeSample(
     tokenLayers: first.done.tokenLayers,
     vanillaTokenLayers: first.done.vanillaTokenLayers,
     gemmRate: rate.gflops,
+    gemmElement: rate.element,
     ...trace && { trace: chromeTrace(spans) },
   };
 }
@@ -257,7 +270,15 @@ function peakOf(pictures: readonly Picture[], part: Phase): { anonymous: number;
   };
 }
 
-async function rateOf(device: string, threads?: number): Promise<{ gflops: number; runtime: string }> {
+async function rateOf(
+  device: string,
+  half: boolean,
+  threads?: number,
+): Promise<{ gflops: number; element: Sample["gemmElement"]; runtime: string }> {
   using runtime = (await openDevice(device as "cpu", threads)).runtime;
-  return { gflops: await gemmRate(runtime), runtime: runtime.version };
+  const rate = half ? await halfGemmRate(runtime) : undefined;
+  const { version } = runtime;
+  return rate === undefined
+    ? { gflops: await gemmRate(runtime), element: "float32", runtime: version }
+    : { gflops: rate, element: "float16", runtime: version };
 }

@@ -6,12 +6,13 @@
 import { existsSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { withFile } from "../checkpoint/random_access.ts";
+import { Graph } from "../graph/graph.ts";
 import { DeviceError, StageVarError } from "../errors.ts";
 import { CudaMemory } from "./cuda_memory.ts";
 import { readElf } from "./elf.ts";
 import { libraryPath } from "./library_path.ts";
 import { type NativeOptions, NativeRuntime } from "./native.ts";
-import type { Runtime } from "./runtime.ts";
+import { floatTensor, type Runtime } from "./runtime.ts";
 import { fusedAttentionError } from "./webgpu.ts";
 
 /** Relative error up to which attention is taken as right, in float32. */
@@ -50,8 +51,8 @@ export function cudaInstalled(): boolean {
 }
 
 /**
- * Opens the native runtime on the first CUDA device. Weights and kept tensors stay on it, and a small attention proves that it
- * computes.
+ * Opens the native runtime on the first CUDA device. Weights and kept tensors stay on it; a small attention and a convolution prove
+ * that it computes.
  *
  * @throws {DeviceError} when the provider, a library that it links, the driver or the device is missing
  * @example
@@ -78,11 +79,26 @@ export async function openCuda(options: NativeOptions = {}): Promise<Runtime> {
     runtime = new NativeRuntime("cuda", options, new CudaMemory(library));
     const error = await fusedAttentionError(runtime);
     if (!(error < RIGHT)) throw refuse(`its attention is wrong, relative error ${error.toExponential(1)}`);
+    if (!await convolves(runtime)) throw refuse("its convolutions are wrong");
     return runtime;
   } catch (cause) {
     runtime?.[Symbol.dispose]();
     if (!(cause instanceof StageVarError)) throw cause;
     if (cause instanceof DeviceError && cause.message.startsWith("No CUDA device")) throw cause;
+    if (/cudnn is unavailable/i.test(cause.message)) throw refuse("the loader finds no libcudnn.so.9", cause);
     throw refuse(cause.message, cause);
   }
+}
+
+/** The provider loads cuDNN when an operator first wants it: convolutions do. */
+async function convolves(runtime: Runtime): Promise<boolean> {
+  const graph = new Graph("convolution");
+  const weight = graph.floats([2], [1, 1, 1, 1]);
+  const y = graph.op("Conv", [graph.input("x", "F32", [1, 1, "h", "w"]), weight], { kernel_shape: [1, 1] });
+  graph.output("y", y, "F32", [1, 1, "h", "w"]);
+  using session = await runtime.createSession(graph);
+  const found = new Float32Array(4);
+  const dims = [1, 1, 2, 2];
+  await session.run({ x: floatTensor(Float32Array.of(1, 2, 3, 4), dims) }, { y: floatTensor(found, dims) });
+  return found.every((value, i) => value === 2 * (i + 1));
 }

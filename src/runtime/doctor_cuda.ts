@@ -14,6 +14,9 @@ const PACKAGE = project.imports["onnxruntime-node"];
 
 const PROVIDERS = ["libonnxruntime_providers_cuda.so", "libonnxruntime_providers_shared.so"] as const;
 
+/** Major of the cuDNN that the provider of this ONNX Runtime loads. */
+const CUDNN = 9;
+
 /** Libraries of CUDA by what people call them. */
 const CUDA_NAMES: Readonly<Record<string, string>> = {
   cudart: "CUDA",
@@ -102,12 +105,12 @@ async function checkProvider(
   const majors = majorsOf(links);
   const cuda = majors.get("cudart");
   // ONNX Runtime 1.30 does not link cuDNN but loads it by name when an operator wants it. The TensorRT provider of the
-  // same build, which comes with this one, still links it: its major is read there.
+  // same build, which may lie beside this one, still links it: its major is read there.
   const tensorrt = await linksOf(system, loader, join(folder, "libonnxruntime_providers_tensorrt.so"));
-  const cudnn = majors.has("cudnn") || typeof tensorrt === "string" ? undefined : majorsOf(tensorrt).get("cudnn");
+  const beside = typeof tensorrt === "string" ? undefined : majorsOf(tensorrt).get("cudnn");
+  const cudnn = majors.has("cudnn") ? undefined : beside ?? CUDNN;
   const names = [...majors].map(([name, major]) => `${CUDA_NAMES[name]} ${major}`);
-  if (cudnn !== undefined) names.push(`cuDNN ${cudnn} when an operator wants it`);
-  else if (!majors.has("cudnn")) names.push("cuDNN not linked");
+  if (cudnn !== undefined) names.push(`cuDNN ${cudnn} by name, for convolutions and attention`);
   const behind = cuda !== undefined && serves !== undefined && serves < cuda
     ? `The driver serves CUDA ${serves}: install one for CUDA ${cuda}, or a provider for CUDA ${serves}`
     : undefined;
@@ -126,7 +129,7 @@ async function checkProvider(
     findings.push(
       path
         ? finding("cuda", "cudnn", "ok", `"${path}"`)
-        : finding("cuda", "cudnn", "note", notFound([file]), install(`cuDNN ${cudnn} for operators that want it`)),
+        : finding("cuda", "cudnn", "missing", notFound([file]), install(`cuDNN ${cudnn}`)),
     );
   }
   return findings;

@@ -26,8 +26,17 @@ export interface NativeMemory {
 /** Bytes of an element. */
 const BYTES: Readonly<Record<Tensor["element"], number>> = { F32: 4, F16: 2, I32: 4, I64: 8 };
 
+/**
+ * How often a run must have come before it is recorded, which takes as long as a few hundred replays save: pictures of one size,
+ * method and prompt length are then drawn by the dozen.
+ */
+const BEFORE_RECORDING = 8;
+
 /** Recorded runs of a session at most: each takes some hundred kilobytes of the device. */
 const MAX_RECORDED = 256;
+
+/** Different runs of a session that are told apart at most. */
+const MAX_SEEN = 4096;
 
 /** Says that a run is not to be recorded. */
 const NOT_RECORDED = "-1";
@@ -41,7 +50,8 @@ export class NativeSession implements DeviceSession {
   readonly #inputs: NameTable;
   readonly #outputs: NameTable;
   readonly #elements: Readonly<Record<string, ElementName>>; // of the outputs
-  readonly #recorded: Map<string, number> | undefined; // where all tensors of a run lay -> number of its recording
+  readonly #recorded: Map<string, { times: number; id: string }> | undefined; // by where all tensors of a run lay
+  #recordings = 0;
   readonly #waits: boolean;
   readonly #released: () => void;
   #running = 0;
@@ -65,7 +75,7 @@ export class NativeSession implements DeviceSession {
     this.#memory = memory;
     this.#elements = Object.fromEntries(graph.outputs.map(({ name, element }) => [name, element]));
     this.#recorded = repeated ? new Map() : undefined;
-    this.#waits = graph.has("Concat");
+    this.#waits = graph.has("Concat") && !repeated; // those recorded join parts of one size
     this.#session = session;
     this.#released = released;
     this.#graph = graph.name;
@@ -162,7 +172,7 @@ export class NativeSession implements DeviceSession {
    * go to the host, or the graph has an operator that reads tables from host memory: the library gives them back when it has
    * waited, and must have done so before the session is released.
    *
-   * A run whose tensors lie where those of an earlier run lay is recorded, and from then on replayed: launched as one.
+   * A run whose tensors lie where those of several earlier runs lay is recorded, and from then on replayed: launched as one.
    */
   #runQueued(
     options: Handle,
@@ -184,10 +194,12 @@ export class NativeSession implements DeviceSession {
           key += ";";
         }
       }
-      const seen = this.#recorded.get(key);
-      if (seen === undefined) this.#recorded.set(key, this.#recorded.size);
-      const record = seen !== undefined && seen < MAX_RECORDED;
-      config("gpu_graph_id", record ? String(seen) : NOT_RECORDED);
+      let seen = this.#recorded.get(key);
+      if (!seen && this.#recorded.size < MAX_SEEN) this.#recorded.set(key, seen = { times: 0, id: NOT_RECORDED });
+      if (seen && ++seen.times === BEFORE_RECORDING && this.#recordings < MAX_RECORDED) {
+        seen.id = `${this.#recordings++}`;
+      }
+      config("gpu_graph_id", seen?.id ?? NOT_RECORDED);
     }
     this.#api.check(call.RunWithBindingNow(this.#session, options, binding));
   }
@@ -222,6 +234,7 @@ export class NativeSession implements DeviceSession {
     });
   }
 
+  /** Releases the graph, after its last run. */
   [Symbol.dispose](): void {
     this.#disposed = true;
     this.#release();
@@ -287,6 +300,7 @@ export class NativeTensor implements DeviceTensor {
     return this.#value;
   }
 
+  /** Gives the memory back. */
   [Symbol.dispose](): void {
     if (this.#value === null) return;
     this.#api.call.ReleaseValue(this.#value);

@@ -91,12 +91,18 @@ export function enterBlock(
 
 /** The six adaLN vectors of a block, each [R, 1, C]; both scales have their 1 added (§3.1). */
 export interface Modulations {
-  gamma1: Value;
-  gamma2: Value;
-  scale1: Value;
-  scale2: Value;
-  shift1: Value;
-  shift2: Value;
+  /** Factor of what attention adds. */
+  readonly gamma1: Value;
+  /** Factor of what the feed-forward layer adds. */
+  readonly gamma2: Value;
+  /** Scale of the norm before attention. */
+  readonly scale1: Value;
+  /** Scale of the norm before the feed-forward layer. */
+  readonly scale2: Value;
+  /** Shift of the norm before attention. */
+  readonly shift1: Value;
+  /** Shift of the norm before the feed-forward layer. */
+  readonly shift2: Value;
 }
 
 /**

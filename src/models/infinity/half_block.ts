@@ -78,21 +78,25 @@ export function halfBlock(
   const inputs = [query, direction(k, () => 1), shaped(v), null, null, null, past.keys, past.values];
   const attributes = { num_heads: heads, scale: { float: 1 } };
   const [a, keys, values] = graph.ops("MultiHeadAttention", inputs, 3, attributes, MICROSOFT) as [Value, Value, Value];
-  let sum = graph.op("Add", [x, graph.op("Mul", [single(linear(flat(a), "sa.proj", smaller)), gamma1])]);
+  const added = graph.op("Mul", [single(linear(flat(a), "sa.proj", smaller)), gamma1]);
 
-  // cross attention
-  const normed = graph.op("LayerNormalization", [
-    sum,
-    graph.weight(block["ca_norm.weight"]!),
-    graph.weight(block["ca_norm.bias"]!),
-  ], LAYER_NORM);
+  // cross attention; the norm's operator adds, too
+  const affine = ["weight", "bias"].map((part) => graph.weight(block[`ca_norm.${part}`]!));
+  const { epsilon } = LAYER_NORM;
+  const [normed, , , residual] = graph.ops(
+    "SkipLayerNormalization",
+    [added, x, ...affine],
+    4,
+    { epsilon },
+    MICROSOFT,
+  ) as [Value, Value, Value, Value];
   const asked = shaped(linear(half(normed), "ca.mat_q"));
   const c = graph.attention(asked, text.keys[0]!, text.values[0]!, { heads, width: C });
-  sum = graph.op("Add", [sum, single(linear(flat(c), "ca.proj"))]);
+  const sum = graph.op("Add", [residual, single(linear(flat(c), "ca.proj"))]);
 
   // feed-forward
   const grown = [half(modulate(graph, sum, scale2, shift2, C)), graph.halfWeight(block["ffn.fc1.weight"]!)];
   const f = graph.op("FastGelu", [graph.op("Gemm", grown, { transB: 1 }), bias("ffn.fc1.bias")], {}, MICROSOFT);
-  sum = graph.op("Add", [sum, graph.op("Mul", [single(linear(f, "ffn.fc2", smaller)), gamma2])]);
-  return { x: sum, present: { keys, values } };
+  const grownBack = graph.op("Mul", [single(linear(f, "ffn.fc2", smaller)), gamma2]);
+  return { x: graph.op("Add", [sum, grownBack]), present: { keys, values } };
 }

@@ -137,7 +137,7 @@ export class InfinityTransformer implements Disposable {
     const shapes: Record<string, readonly number[]> = {};
     const names = this.#textOutputs(tokens, (name, dims) => (shapes[name] = dims, name));
     const graph = (): Graph => textGraph(this.weights, this.form);
-    const made = await memory.run("text", graph, this.#textInput(features, tokens), shapes, { signal });
+    const made = await memory.run("text", graph, this.#textInput(features, tokens), shapes, { signal, repeated: true });
     const tensor = (name: string): DeviceTensor => made[name]!;
     const { cond, start, head, ctx } = names;
     return {
@@ -174,7 +174,7 @@ export class InfinityTransformer implements Disposable {
       values: list("value", "values"),
     };
     const graph = (): Graph => joinGraph(this.weights.dims, this.form);
-    const made = await memory.run("join", graph, inputs, shapes, { signal });
+    const made = await memory.run("join", graph, inputs, shapes, { signal, repeated: true });
     const tensors = (list: readonly string[]): DeviceTensor[] => list.map((name) => made[name]!);
     return {
       tokens: own.tokens,
