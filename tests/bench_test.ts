@@ -178,7 +178,8 @@ function sampleOf(ms: number, tokenLayers: number, size: [number, number]): Samp
     tokenLayers,
     vanillaTokenLayers: 300,
     gemmRate: 400,
-    gemmElement: "float32",
+    dtype: "f32",
+    gemm: "float32 product",
   };
 }
 

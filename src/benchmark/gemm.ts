@@ -47,30 +47,30 @@ export async function gemmRate(runtime: Runtime): Promise<number> {
 const SIDE = 8192, PRODUCTS = 8;
 
 /**
- * GFLOP/s of float16 products on a device, [8192, 8192] each, the best of five calls; undefined where the runtime has none, or
- * takes no tensors.
+ * GFLOP/s of products on a device, [8192, 8192] each, the best of five calls; undefined where the runtime takes no tensors.
  *
  * @example
  * ```ts
- * import { halfGemmRate } from "@stagevar/stagevar/benchmark/gemm.ts";
+ * import { deviceGemmRate } from "@stagevar/stagevar/benchmark/gemm.ts";
  * import { openNative } from "@stagevar/stagevar/runtime/native.ts";
  * import assert from "node:assert/strict";
  * using runtime = openNative();
- * assert.equal(await halfGemmRate(runtime), undefined);
+ * assert.equal(await deviceGemmRate(runtime, "F16"), undefined);
  * ```
  */
-export async function halfGemmRate(runtime: Runtime): Promise<number | undefined> {
-  const { upload, createDeviceSession, form } = runtime;
-  if (!upload || !createDeviceSession || !form.half) return undefined;
-  const graph = new Graph("half gemm");
-  const weight = graph.input("w", "F16", [SIDE, SIDE]);
-  let y = graph.input("x", "F16", [SIDE, SIDE]);
+export async function deviceGemmRate(runtime: Runtime, element: "F16" | "F32"): Promise<number | undefined> {
+  const { upload, createDeviceSession } = runtime;
+  if (!upload || !createDeviceSession) return undefined;
+  const graph = new Graph("gemm");
+  const weight = graph.input("w", element, [SIDE, SIDE]);
+  let y = graph.input("x", element, [SIDE, SIDE]);
   for (let i = 0; i < PRODUCTS; i++) y = graph.op("Gemm", [y, weight], { transB: 1, alpha: { float: 1 / SIDE } });
   const corner = graph.op("Slice", [y, graph.ints([0, 0]), graph.ints([1, 1]), graph.ints([0, 1])]);
   graph.output("corner", graph.cast(corner, "F32"), "F32", [1, 1]); // to the host, which waits for it
   using session = await createDeviceSession(graph);
-  const values = new Float16Array(SIDE * SIDE).map(() => Math.random() - 0.5); // zeros would run faster
-  const tensor = { element: "F16", dims: [SIDE, SIDE], data: values } as const;
+  const values = new Float32Array(SIDE * SIDE).map(() => Math.random() - 0.5); // zeros would run faster
+  const dims = [SIDE, SIDE];
+  const tensor = element === "F16" ? { element, dims, data: new Float16Array(values) } : floatTensor(values, dims);
   using w = upload(tensor), x = upload(tensor);
   const result = floatTensor(new Float32Array(1), [1, 1]);
   let best = Infinity;

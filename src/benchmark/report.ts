@@ -103,12 +103,14 @@ export function renderReport({ rows, machine, notTimed, version, date }: BenchRe
   const { cpu, cores, memory, os, deno, load } = machine;
   const measured = rows.filter((row): row is MeasuredRow => row.sample !== undefined);
   const failed = rows.filter(({ error }) => error !== undefined);
-  const rates = [...new Set(measured.map(({ sample }) => sample.gemmRate.toFixed(0)))].join(", ");
+  const rates = [...Map.groupBy(measured, ({ sample }) => sample.gemm)].map(([product, rows]) =>
+    `A ${product} runs at ${[...new Set(rows.map(({ sample }) => sample.gemmRate.toFixed(0)))].join(", ")} GFLOP/s.\n`
+  );
   return [
     ...measured.length > 0 ? [renderPictures(measured), renderPhases(measured), ...renderScales(measured)] : [],
     ...failed.length > 0 ? [failed.map((row) => `* Not run: ${label(row, KEYS)}: ${row.error}\n`).join("")] : [],
     ...notTimed.length > 0 ? [notTimed.map((line) => `* Not timed: ${line}\n`).join("")] : [],
-    ...rates ? [`A float32 product [1024, 2048] x [2048, 8192] on the same threads runs at ${rates} GFLOP/s.\n`] : [],
+    ...rates,
     `${cpu}, ${cores} cores, ${(memory / 1e9).toFixed(1)} GB, ${os}, load ${load.toFixed(1)} at the start; stagevar ` +
     `${version}, Deno ${deno}, ${measured[0]?.sample.runtime ?? "nothing run"}, ${date}\n`,
   ].join("\n");
@@ -131,7 +133,7 @@ function setting({ settings, sample }: BenchRow, key: Key): string {
     case "lowMemory":
       return settings.lowMemory ? "low memory" : "";
     case "dtype":
-      return settings.dtype ?? "f32";
+      return sample?.dtype ?? settings.dtype ?? "f32";
     case "threads":
       return settings.threads === undefined ? "" : `${settings.threads} threads`;
     case "batch":
@@ -194,7 +196,6 @@ function renderPictures(rows: readonly MeasuredRow[]): string {
 }
 
 function renderPhases(rows: readonly MeasuredRow[]): string {
-  const element = [...new Set(rows.map(({ sample }) => sample.gemmElement))].join(" or ");
   const keys = varying(rows);
   const cells = rows.map((row) => {
     const { parts, gemmRate } = row.sample;
@@ -217,7 +218,7 @@ function renderPhases(rows: readonly MeasuredRow[]): string {
     ...["text", "transformer", "decode", "whole"].map((part) => `${part} GFLOP/s`),
     ...["text", "transformer", "decode"].map((part) => `${part} GB`),
   ];
-  return `GFLOP/s by the definition's arithmetic, and their share of a ${element} product's; peak memory, anonymous + mapped ` +
+  return `GFLOP/s by the definition's arithmetic, and their share of what a large product reaches; peak memory, anonymous + mapped ` +
     `file pages\n\n${markdownTable(head, cells, keys.length)}`;
 }
 

@@ -8,13 +8,13 @@
  */
 import { type Cost, scaleFlops } from "../cost.ts";
 import { Engine } from "../engine.ts";
-import type { GenerateEvent, GenerateRequest, Phase } from "../request.ts";
+import type { DtypeName, GenerateEvent, GenerateRequest, Phase } from "../request.ts";
 import { openDevice } from "../runtime/device.ts";
 import { chromeTrace, type Span } from "../runtime/trace.ts";
 import type { Grid } from "../schedule.ts";
 import type { Stage, Step } from "../step.ts";
 import { encoderFlops } from "../text/t5_encoder.ts";
-import { gemmRate, halfGemmRate } from "./gemm.ts";
+import { deviceGemmRate, gemmRate } from "./gemm.ts";
 
 /** What is drawn before the pictures that count: one of the same, one of the smallest size, or nothing. */
 export type WarmUp = "full" | "short" | "none";
@@ -98,10 +98,12 @@ export interface Sample {
   readonly tokenLayers: number;
   /** Those of vanilla. */
   readonly vanillaTokenLayers: number;
-  /** GFLOP/s of a large product with the same threads: see {@linkcode gemmRate} and {@linkcode halfGemmRate}. */
+  /** Arithmetic of the blocks' linear layers. */
+  readonly dtype: DtypeName;
+  /** GFLOP/s of a large product on the same threads or device: see {@linkcode gemmRate} and {@linkcode deviceGemmRate}. */
   readonly gemmRate: number;
-  /** Element type of that product. */
-  readonly gemmElement: "float32" | "float16";
+  /** What that product was. */
+  readonly gemm: string;
   /** Chrome trace of the first picture that counts, where it was asked for. */
   readonly trace?: string;
 }
@@ -224,11 +226,12 @@ export async function takeSample(
   const [first] = pictures as [Picture, ...Picture[]];
   const batch = settings.batch ?? 1;
   const { cost } = first.start.plan;
-  const rate = await rateOf(engine.device, engine.dtype === "f16", threads);
+  const rate = await rateOf(engine.device, engine.dtype, threads);
   return {
     model: first.start.model.name,
     modelHash: first.start.model.hash,
     device: first.start.device,
+    dtype: engine.dtype,
     runtime: rate.runtime,
     size: first.size,
     textTokens: first.text.tokens,
@@ -249,7 +252,7 @@ export async function takeSample(
     tokenLayers: first.done.tokenLayers,
     vanillaTokenLayers: first.done.vanillaTokenLayers,
     gemmRate: rate.gflops,
-    gemmElement: rate.element,
+    gemm: rate.product,
     ...trace && { trace: chromeTrace(spans) },
   };
 }
@@ -272,13 +275,18 @@ function peakOf(pictures: readonly Picture[], part: Phase): { anonymous: number;
 
 async function rateOf(
   device: string,
-  half: boolean,
+  dtype: DtypeName,
   threads?: number,
-): Promise<{ gflops: number; element: Sample["gemmElement"]; runtime: string }> {
+): Promise<{ gflops: number; product: string; runtime: string }> {
   using runtime = (await openDevice(device as "cpu", threads)).runtime;
-  const rate = half ? await halfGemmRate(runtime) : undefined;
   const { version } = runtime;
+  const element = dtype === "f16" ? "F16" : "F32";
+  const rate = await deviceGemmRate(runtime, element);
   return rate === undefined
-    ? { gflops: await gemmRate(runtime), element: "float32", runtime: version }
-    : { gflops: rate, element: "float16", runtime: version };
+    ? { gflops: await gemmRate(runtime), product: "float32 product [1024, 2048] x [2048, 8192]", runtime: version }
+    : {
+      gflops: rate,
+      product: `${element === "F16" ? "float16" : "float32"} product [8192, 8192] x [8192, 8192]`,
+      runtime: version,
+    };
 }

@@ -17,9 +17,13 @@ const STAGING = 16 * 2 ** 20;
 
 const HOST_TO_DEVICE = 1;
 
+/** Room for a cudaDeviceProp of any release: it begins with the name, and has about a kilobyte. */
+const PROPERTIES = 8192;
+
 const SYMBOLS = {
   cudaGetErrorString: { parameters: ["i32"], result: "pointer" },
   cudaGetDeviceCount: { parameters: ["buffer"], result: "i32" },
+  cudaGetDeviceProperties: { parameters: ["buffer", "i32"], result: "i32" },
   cudaMalloc: { parameters: ["buffer", "usize"], result: "i32" },
   cudaFree: { parameters: ["usize"], result: "i32" },
   cudaMallocHost: { parameters: ["buffer", "usize"], result: "i32" },
@@ -34,6 +38,8 @@ const SYMBOLS = {
 export class CudaMemory implements Disposable {
   /** The queue, as the library's options want it: a cudaStream_t. It waits for copies that the library makes by itself. */
   readonly stream: bigint;
+  /** What the device calls itself, as `NVIDIA H200`. */
+  readonly name: string;
   readonly #library: Deno.DynamicLibrary<typeof SYMBOLS>;
   readonly #blocks: Blocks;
   readonly #fetched: bigint[] = [];
@@ -57,6 +63,9 @@ export class CudaMemory implements Disposable {
     const count = new Int32Array(1);
     this.#check(symbols.cudaGetDeviceCount(count), "find a device");
     if (count[0] === 0) throw new DeviceError("The CUDA driver finds no device");
+    const properties = new Uint8Array(PROPERTIES);
+    this.#check(symbols.cudaGetDeviceProperties(properties, 0), "ask the device for its name");
+    this.name = new TextDecoder().decode(properties.subarray(0, properties.indexOf(0)));
     this.stream = this.#create((out) => symbols.cudaStreamCreate(out), "make a stream");
     this.#staging = this.#create((out) => symbols.cudaMallocHost(out, BigInt(STAGING)), "allocate page-locked memory");
     const view = new Deno.UnsafePointerView(Deno.UnsafePointer.create(this.#staging)!);

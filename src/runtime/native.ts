@@ -111,7 +111,7 @@ export class NativeRuntime implements Runtime {
     this.#api = api;
     this.device = device;
     this.form = resident ? { ...FORMS[resident], maps: undefined } : FORMS[device]; // CUDA's maps have no operators on the CPU
-    this.version = `onnxruntime ${api.version}`;
+    this.version = `onnxruntime ${api.version}${cuda ? ` on ${cuda.name}` : ""}`;
     const { call } = api;
     const threading = api.create((out) => call.CreateThreadingOptions(out));
     api.check(call.SetGlobalIntraOpNumThreads(threading, threads));
