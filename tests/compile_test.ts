@@ -134,6 +134,7 @@ Deno.test("compile() builds a program that carries all it needs", async (test) =
 
     await test.step("and nothing else", async () => {
       const paths = await unpack(await Deno.readFile(program), unpacked);
+      assert(paths.includes("src/worker.ts"), "threads are named by their URL alone");
       const data = paths.filter((path) => !/^(stagevar|mod|(cli|src)\/.*)\.ts$/.test(path));
       const foreign = data.filter((path) =>
         !path.startsWith(".deno_compile_node_modules/localhost/@bufbuild/protobuf/")

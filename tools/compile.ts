@@ -34,6 +34,9 @@ export const TARGETS: readonly Target[] = [
   { triple: "x86_64-pc-windows-msvc", os: "windows", arch: "x86_64" },
 ];
 
+/** What threads run: the program names it by its URL. */
+const WORKER = "src/worker.ts";
+
 /** The folder of the model that is embedded. */
 const MODEL = "models/shapes";
 
@@ -117,6 +120,7 @@ export async function compile({ root, target, include, output }: CompileRequest)
         // Together: npm packages come from the lock file and only those that a module imports; nothing of node_modules
         // comes along but the library named below.
         ...["--frozen", "--node-modules-dir=none", "--exclude-unused-npm"],
+        ...["--include", WORKER],
         ...include.flatMap((path) => ["--include", path]),
         "stagevar.ts",
       ],
