@@ -28,7 +28,7 @@ export interface DeviceRunOptions {
  * import { openNative } from "@stagevar/stagevar/runtime/native.ts";
  * import { floatTensor } from "@stagevar/stagevar/runtime/runtime.ts";
  * import assert from "node:assert/strict";
- * using runtime = openNative({ resident: true });
+ * using runtime = openNative({ resident: "webgpu" });
  * using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
  * const x = await memory.upload(floatTensor(Float32Array.of(1, 2, 3), [3]));
  * assert.deepEqual([...await memory.read(x)], [1, 2, 3]);
