@@ -9,11 +9,13 @@
  * @module
  */
 
+import { deflateSync } from "node:zlib";
 import * as oracle from "../tests/core_oracles.ts";
 
 const beforeLoad = performance.now();
 const core = await import("../src/core.ts");
 const loadMs = performance.now() - beforeLoad;
+const { runTask } = await import("../src/tasks.ts");
 
 interface Row {
   kernel: string;
@@ -50,6 +52,8 @@ const y = x.subarray(0, r * 64);
 const bits = core.sampleBits(stream, new Float32Array(40 * 40 * 32), 0);
 const latent = x.subarray(0, 32 * 64 * 64);
 const square = x.subarray(0, 400 * 96);
+// A slope with noise of 4 levels: the noise is what takes time.
+const image = { width: 1024, height: 1024, data: Uint8Array.from(x.subarray(0, 3 << 20), (v, i) => i / 2e4 + 4 * v) };
 
 const rows: Row[] = [
   measure("uniforms", "1e6", () => core.uniforms(stream, 1e6), () => oracle.uniforms(stream, 1e6)),
@@ -116,6 +120,12 @@ const rows: Row[] = [
     "400x96",
     () => core.singularEnergyRanks(square, 400, 96, [0.96]),
     () => oracle.squaredSingularValues(square, 400, 96),
+  ),
+  measure( // the twin's strings, which make nothing smaller, are looked for by zlib
+    "pixels of a PNG",
+    "1024x1024",
+    () => runTask({ type: "pixels", image }),
+    () => deflateSync(oracle.paethRows(image.data, 1024), { level: 3 }),
   ),
 ];
 

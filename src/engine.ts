@@ -24,7 +24,8 @@ import { encodePng, type RgbImage } from "./png.ts";
 import type { DeviceName, DtypeName, GenerateEvent, GenerateRequest } from "./request.ts";
 import { type DeviceChoice, openDevice } from "./runtime/device.ts";
 import { memoryUse } from "./runtime/memory.ts";
-import type { Residency } from "./runtime/runtime.ts";
+import { openNative } from "./runtime/native.ts";
+import type { DeviceTensor, Residency } from "./runtime/runtime.ts";
 import { type Trace, tracedRuntime } from "./runtime/trace.ts";
 import type { Grid } from "./schedule.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
@@ -90,6 +91,7 @@ export class Engine implements Disposable {
   readonly #quantised: QuantisedLookup | undefined;
   readonly #residency: Residency | undefined;
   readonly #trace: Trace | undefined;
+  readonly #threads: number | undefined;
   readonly #loadMs: number;
   readonly #features = new Map<string, { tokens: number; truncated: boolean; features: Float32Array }>();
   #tokenizer: Promise<Tokenizer> | undefined;
@@ -97,17 +99,19 @@ export class Engine implements Disposable {
   readonly #workers = new Workers();
   #encoder: T5Encoder | undefined;
   #decoder: Decoder | undefined;
+  #decoding: Promise<unknown> | undefined; // a picture that was begun while the one before it is given away
 
   private constructor(
     model: InfinityModel,
     device: DeviceChoice,
-    { dtype = "f32", lowMemory, trace }: EngineOptions,
+    { dtype = "f32", lowMemory, trace, threads }: EngineOptions,
     quantised: QuantisedLookup | undefined,
     loadMs: number,
   ) {
     this.model = model;
     this.#device = trace ? { ...device, runtime: tracedRuntime(device.runtime, trace) } : device;
     this.#trace = trace;
+    this.#threads = threads;
     this.#dtype = dtype;
     this.#quantised = quantised;
     this.#residency = lowMemory ? "mapped" : undefined;
@@ -171,6 +175,7 @@ export class Engine implements Disposable {
    * @throws {ModelError} when the model gives no numbers, naming the tensor at fault where there is one
    */
   async *generate(request: EngineRequest, options: GenerateOptions = {}): AsyncGenerator<GenerateEvent> {
+    await this.#decoding; // of a request that was left there: a device does one thing at a time
     const clock = new Clock(this.#trace);
     const { signal, tap } = options;
     const { model } = this;
@@ -204,8 +209,10 @@ export class Engine implements Disposable {
     yield { type: "text", tokens, truncated, ms: clock.spent.text };
 
     // scales
+    const ended = new AbortController();
+    const stopping = AbortSignal.any(signal ? [signal, ended.signal] : [ended.signal]);
     const decode = (latent: LoopTensor): Promise<RgbImage> =>
-      clock.time("decode", () => this.#decode(latent, last, signal));
+      clock.time("decode", () => this.#decode(latent, last, (own) => run.kernels.read([own]), stopping));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const stop = clock.watch("transformer");
     let latents: readonly LoopTensor[] = [];
@@ -232,21 +239,27 @@ export class Engine implements Disposable {
       if (this.#residency === "mapped") this.#closeTransformer();
     }
 
-    // pixels: a picture is encoded while the next one is decoded
-    const encode = async (image: RgbImage, index: number): Promise<Extract<GenerateEvent, { type: "image" }>> => {
-      const record = this.#record({ ...request, seed, batch }, plan, seeds[index]!, image);
-      const png = await clock.time("encode", () => encodePng(image, pngText(record), this.#workers));
-      return { type: "image", index, seed: seeds[index]!, image, png, record };
+    // pixels: a picture is encoded, and given away, while the next one is decoded
+    const begin = (index: number): Promise<RgbImage> | undefined => {
+      const latent = latents[index];
+      const decoding = latent && decode(latent);
+      this.#decoding = decoding?.catch(() => {}); // heard when its turn comes
+      return decoding;
     };
-    let encoding: ReturnType<typeof encode> | undefined;
-    for (const [index, latent] of latents.entries()) {
-      const image = await decode(latent);
-      const done = encoding && await encoding;
-      encoding = encode(image, index);
-      encoding.catch(() => {}); // heard when its turn comes
-      if (done) yield done;
+    try {
+      let decoding = begin(0);
+      for (let index = 0; decoding; index++) {
+        const image = await decoding;
+        const record = this.#record({ ...request, seed, batch }, plan, seeds[index]!, image);
+        const workers = index + 1 < batch ? this.#besides : undefined;
+        const encoding = clock.time("encode", () => encodePng(image, pngText(record), workers));
+        decoding = begin(index + 1);
+        yield { type: "image", index, seed: seeds[index]!, image, png: await encoding, record };
+      }
+    } finally {
+      ended.abort(); // what was begun for nobody
+      await this.#decoding;
     }
-    if (encoding) yield await encoding;
     yield {
       type: "done",
       timings: clock.finish(this.#loadMs),
@@ -269,6 +282,11 @@ export class Engine implements Disposable {
   /** Whether the text encoder stays beside the transformer: a GPU with memory to spare is fed faster than host memory is. */
   get #keepsEncoder(): boolean {
     return this.device === "cuda" && this.#residency !== "mapped";
+  }
+
+  /** Who encodes while a picture is decoded: on CUDA a run takes all of this thread's time. */
+  get #besides(): Workers | undefined {
+    return this.device === "cuda" ? this.#workers : undefined;
   }
 
   #closeEncoder(): void {
@@ -331,12 +349,24 @@ export class Engine implements Disposable {
   }
 
   /** The picture of one image's latent, whose last grid is given. */
-  async #decode(latent: LoopTensor, { h, w }: Grid, signal?: AbortSignal): Promise<RgbImage> {
-    this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime, { half: this.#dtype === "f16" });
+  async #decode(
+    latent: LoopTensor,
+    { h, w }: Grid,
+    read: (latent: DeviceTensor) => Promise<Float32Array>,
+    signal?: AbortSignal,
+  ): Promise<RgbImage> {
+    this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime, {
+      half: this.#dtype === "f16",
+      fallback: () => openNative(this.#threads === undefined ? {} : { threads: this.#threads }),
+    });
     const cell = this.model.dims.patchify ? 2 : 1;
     const side = cell * this.model.decoder.stride;
     const own = latent instanceof Float32Array ? latent : latent[0]!;
-    return { width: w * side, height: h * side, data: await this.#decoder.pixels(own, h * cell, w * cell, signal) };
+    return {
+      width: w * side,
+      height: h * side,
+      data: await this.#decoder.pixels(own, h * cell, w * cell, signal, read),
+    };
   }
 
   #record(request: EngineRequest, plan: Plan, seed: number, image: RgbImage): ImageRecord {

@@ -11,7 +11,6 @@
 import { setImmediate } from "node:timers/promises";
 import { crc32, inflateSync } from "node:zlib";
 import { IntegrityError, type StageVarError, UsageError } from "./errors.ts";
-import { type Band, deflateBand, type DeflatedBand, joinBands } from "./png_band.ts";
 import type { Workers } from "./workers.ts";
 
 /** A picture: rows from the top, pixels from the left, three bytes a pixel. */
@@ -27,22 +26,22 @@ export interface RgbImage {
 const SIGNATURE = Uint8Array.of(0x89, 0x50, 0x4e, 0x47, 0x0d, 0x0a, 0x1a, 0x0a);
 /** 67 megapixels: twice 8192 x 4096, and far above what any schedule draws. */
 const MAX_PIXELS = 1 << 26;
-/** Bytes of a band, which takes about 8 ms: zlib is synchronous under Deno, even its callbacks. */
-const BAND_BYTES = 1 << 18;
 /** Bytes of text a file may unfold to, all entries together, and how many entries. */
 const MAX_TEXT_BYTES = 4 << 20;
 const MAX_ENTRIES = 1024;
+/** Bytes of pixels from which on it is worth to ask a thread, which may have to be started. */
+const LARGE = 1 << 20;
 const HINT = "The file is damaged or not a PNG: export it again";
 
 /**
- * Writes a PNG, giving the event loop a turn between bands of rows, or having workers deflate them: the file is the same.
+ * Writes a PNG, giving the event loop a turn between bands of rows. The same picture and text give the same file on every
+ * machine.
  *
- * Rows are filtered with Up and deflated at level 3. Text goes into tEXt where Latin-1 holds it and into iTXt (UTF-8)
- * otherwise (§11.3.3); lone surrogates become U+FFFD.
+ * Text goes into tEXt where Latin-1 holds it and into iTXt (UTF-8) otherwise (§11.3.3); lone surrogates become U+FFFD.
  *
  * @param image The picture.
  * @param text Entries by keyword: 1 to 79 printable Latin-1 characters; no text may hold NUL.
- * @param workers Take pictures of more than one band.
+ * @param workers One of their threads deflates a large picture: no sooner, but this thread may do something else meanwhile.
  * @throws {UsageError} The sizes do not fit the data, or a keyword or text cannot be stored.
  *
  * @example
@@ -70,8 +69,8 @@ export async function encodePng(
   new DataView(header.buffer).setUint32(4, height);
   header.set([8, 2], 8);
   const entries = Object.entries(text).map(([keyword, value]) => textChunk(keyword, value));
-  const pixels = joinBands(await deflated(image, workers)).map((part) => chunk("IDAT", part));
-  return concat([SIGNATURE, chunk("IHDR", header), ...entries, ...pixels, chunk("IEND", new Uint8Array())]);
+  const pixels = chunk("IDAT", await deflated(image, workers));
+  return concat([SIGNATURE, chunk("IHDR", header), ...entries, pixels, chunk("IEND", new Uint8Array())]);
 }
 
 /**
@@ -199,29 +198,16 @@ function* chunks(bytes: Uint8Array): Generator<{ type: string; data: Uint8Array 
   throw damaged("it ends before its last chunk");
 }
 
-async function deflated(image: RgbImage, workers?: Workers): Promise<DeflatedBand[]> {
-  const all = bands(image);
-  if (workers && all.length > 1) return await Promise.all(all.map((band) => workers.run({ type: "band", band })));
-  const done: DeflatedBand[] = [];
-  for (const band of all) {
-    done.push(deflateBand(band));
+/** The filtered rows as a zlib stream. */
+async function deflated(image: RgbImage, workers?: Workers): Promise<Uint8Array> {
+  if (workers && image.data.length > LARGE) return await workers.run({ type: "pixels", image });
+  const { bandsOf, deflateBand, joinBands } = await import("./png_band.ts"); // readers do without its wasm
+  const bands = [];
+  for (const band of bandsOf(image)) {
+    bands.push(deflateBand(band));
     await setImmediate();
   }
-  return done;
-}
-
-function bands({ width, height, data }: RgbImage): Band[] {
-  const stride = width * 3;
-  const rows = Math.max(1, Math.floor(BAND_BYTES / stride));
-  return Array.from({ length: Math.ceil(height / rows) }, (_, i) => {
-    const [from, to] = [i * rows, Math.min((i + 1) * rows, height)];
-    return {
-      rows: data.slice(Math.max(0, from - 1) * stride, to * stride),
-      stride,
-      first: i === 0,
-      last: to === height,
-    };
-  });
+  return joinBands(bands);
 }
 
 /** Inflates a zlib stream to at most `most` bytes, or throws IntegrityError. */

@@ -1,21 +1,22 @@
 /**
- * One band of a PNG's rows, filtered and deflated so that bands can be made in any order and joined: each ends on a byte, the
- * last one ends the stream.
+ * One band of a PNG's rows, filtered and deflated apart from the others: each ends on a byte, the last one ends the stream.
+ *
+ * The work is done in wasm (core_rs/src/png.rs, deflate.rs), in a fraction of zlib's time and with the same bytes on every
+ * machine (bench/LOG.md, "PNG encoder in wasm").
  *
  * @module
  */
-import { Buffer } from "node:buffer";
-import { constants, deflateRawSync } from "node:zlib";
+import { png_band } from "../core_rs/pkg/core.js";
+import type { RgbImage } from "./png.ts";
 
-/** Level of every picture: bench/LOG.md, "PNG encoder". */
-const LEVEL = 3;
-const FILTER_UP = 2;
+/** Bytes of a band, which takes about 1 ms. */
+const BAND_BYTES = 1 << 18;
 const ADLER = 65_521;
 
 /** Rows to deflate. */
 export interface Band {
-  /** Rows of pixels, the row above the band first unless the band is the first. */
-  readonly rows: Uint8Array<ArrayBuffer>;
+  /** Rows of pixels of three bytes, the row above the band first unless the band is the first. */
+  readonly rows: Uint8Array;
   /** Bytes a row. */
   readonly stride: number;
   /** Whether no row is above. */
@@ -27,7 +28,7 @@ export interface Band {
 /** A band's part of the stream. */
 export interface DeflatedBand {
   /** Raw deflate. */
-  readonly bytes: Uint8Array<ArrayBuffer>;
+  readonly bytes: Uint8Array;
   /** Adler-32 of the filtered rows. */
   readonly adler: number;
   /** Filtered bytes. */
@@ -35,70 +36,79 @@ export interface DeflatedBand {
 }
 
 /**
- * Filters rows with Up and deflates them.
+ * The rows of a picture in bands, which are views: the file depends on where they begin, so it is always here.
+ *
+ * @example
+ * ```ts
+ * import { bandsOf } from "@stagevar/stagevar/png_band.ts";
+ * import assert from "node:assert/strict";
+ * const [band, ...others] = bandsOf({ width: 2, height: 2, data: new Uint8Array(12) });
+ * assert(band!.stride === 6 && band!.first && band!.last && others.length === 0);
+ * ```
+ */
+export function bandsOf({ width, height, data }: RgbImage): Band[] {
+  const stride = width * 3;
+  const rows = Math.max(1, Math.floor(BAND_BYTES / stride));
+  return Array.from({ length: Math.ceil(height / rows) }, (_, i) => {
+    const [from, to] = [i * rows, Math.min((i + 1) * rows, height)];
+    return {
+      rows: data.subarray(Math.max(0, from - 1) * stride, to * stride),
+      stride,
+      first: i === 0,
+      last: to === height,
+    };
+  });
+}
+
+/**
+ * Filters rows with Paeth and deflates them.
+ *
+ * @throws {RangeError} If the rows are not whole rows of whole pixels, or none.
  *
  * @example
  * ```ts
  * import { deflateBand } from "@stagevar/stagevar/png_band.ts";
  * import { inflateRawSync } from "node:zlib";
  * import assert from "node:assert/strict";
- * const rows = Uint8Array.of(5, 6, 5, 7); // two rows of two bytes, the first above the band
- * const { bytes } = deflateBand({ rows, stride: 2, first: false, last: true });
- * assert.deepEqual([...inflateRawSync(bytes)], [2, 0, 1]);
+ * const rows = Uint8Array.of(5, 6, 7, 5, 8, 6); // two rows of one pixel, the first above the band
+ * const { bytes } = deflateBand({ rows, stride: 3, first: false, last: true });
+ * assert.deepEqual([...inflateRawSync(bytes)], [4, 0, 2, 255]);
  * ```
  */
 export function deflateBand({ rows, stride, first, last }: Band): DeflatedBand {
-  const from = first ? 0 : 1;
-  const height = rows.length / stride - from;
-  const filtered = new Uint8Array((stride + 1) * height);
-  for (let row = 0; row < height; row++) {
-    const out = row * (stride + 1);
-    const at = (row + from) * stride;
-    filtered[out] = FILTER_UP;
-    if (at === 0) filtered.set(rows.subarray(0, stride), 1);
-    else for (let i = 0; i < stride; i++) filtered[out + 1 + i] = rows[at + i]! - rows[at - stride + i]!;
+  const height = rows.length / stride - (first ? 0 : 1);
+  if (!Number.isInteger(stride / 3) || !Number.isInteger(height) || stride < 3 || height < 1) {
+    throw new RangeError(`Cannot call deflateBand(): "rows" has ${rows.length} bytes, wanted rows of ${stride}`);
   }
-  const finishFlush = last ? constants.Z_FINISH : constants.Z_SYNC_FLUSH;
-  const deflated = deflateRawSync(Buffer.from(filtered.buffer), { level: LEVEL, finishFlush });
-  return { bytes: Uint8Array.from(deflated), adler: adler32(filtered), length: filtered.length };
-}
-
-/** RFC 1950, section 9. */
-function adler32(data: Uint8Array): number {
-  let a = 1, b = 0;
-  for (let at = 0; at < data.length;) {
-    for (const end = Math.min(at + 3800, data.length); at < end; at++) { // sums stay below 2^31
-      a += data[at]!;
-      b += a;
-    }
-    a %= ADLER;
-    b %= ADLER;
-  }
-  return (b << 16 | a) >>> 0;
+  const made = png_band(rows, stride, first, last);
+  const adler = new DataView(made.buffer, made.byteOffset).getUint32(0, true);
+  return { bytes: made.subarray(4), adler, length: (stride + 1) * height };
 }
 
 /**
- * Bands as one zlib stream (RFC 1950), in parts.
+ * Bands as one zlib stream (RFC 1950).
  *
  * @example
  * ```ts
  * import { deflateBand, joinBands } from "@stagevar/stagevar/png_band.ts";
- * import { Buffer } from "node:buffer";
  * import { inflateSync } from "node:zlib";
  * import assert from "node:assert/strict";
- * const band = deflateBand({ rows: Uint8Array.of(5, 6), stride: 2, first: true, last: true });
- * assert.deepEqual([...inflateSync(Buffer.concat(joinBands([band])))], [2, 5, 6]);
+ * const band = deflateBand({ rows: Uint8Array.of(5, 6, 7), stride: 3, first: true, last: true });
+ * assert.deepEqual([...inflateSync(joinBands([band]))], [4, 5, 6, 7]);
  * ```
  */
-export function joinBands(bands: readonly DeflatedBand[]): Uint8Array[] {
-  let a = 1, b = 0; // of nothing
-  for (const { adler, length } of bands) {
+export function joinBands(bands: readonly DeflatedBand[]): Uint8Array<ArrayBuffer> {
+  const out = new Uint8Array(bands.reduce((sum, { bytes }) => sum + bytes.length, 2 + 4));
+  out.set([0x78, 0x01]); // deflate with a window of 32 KiB, fastest
+  let at = 2;
+  let a = 1, b = 0; // Adler-32 of nothing
+  for (const { bytes, adler, length } of bands) {
+    out.set(bytes, at);
+    at += bytes.length;
     const [ownA, ownB] = [adler & 0xffff, adler >>> 16];
     b = (b + ownB + (length % ADLER) * (a - 1 + ADLER)) % ADLER; // every byte's sum is larger by what came before
-    a = (a + ownA - 1) % ADLER;
+    a = (a + ownA - 1 + ADLER) % ADLER;
   }
-  const end = new DataView(new ArrayBuffer(4));
-  end.setUint32(0, (b << 16 | a) >>> 0);
-  const HEADER = Uint8Array.of(0x78, 0x5e); // deflate with a window of 32 KiB, fast
-  return [HEADER, ...bands.map(({ bytes }) => bytes), new Uint8Array(end.buffer)];
+  new DataView(out.buffer).setUint32(at, (b << 16 | a) >>> 0);
+  return out;
 }

@@ -73,7 +73,7 @@ export interface ModelFacts {
 /** What a picture's time is spent on, in order. */
 export type Phase = "load" | "text" | "transformer" | "decode" | "encode";
 
-/** Milliseconds a phase took. */
+/** Milliseconds a phase took. Of a batch, a picture is encoded while the next one is decoded: the two overlap in the total. */
 export interface Timings {
   /** Opening checkpoints and building graphs. */
   load: number;

@@ -1,10 +1,11 @@
 /**
- * Work that needs no device and can be done beside it: random projections, bands of PNG files.
+ * Work that needs no device and can be done beside it: random projections, the pixels of a PNG.
  *
  * @module
  */
 import { gaussianProjection, type ProjectionKind, signProjection, type Stream } from "./core.ts";
-import { type Band, deflateBand, type DeflatedBand } from "./png_band.ts";
+import type { RgbImage } from "./png.ts";
+import { bandsOf, deflateBand, joinBands } from "./png_band.ts";
 
 /** Draws Q [M, r]. */
 export interface ProjectionTask {
@@ -20,19 +21,19 @@ export interface ProjectionTask {
   readonly rank: number;
 }
 
-/** Deflates a band of rows. */
-export interface BandTask {
+/** Makes a zlib stream of a picture's filtered rows, as `encodePng` does. */
+export interface PixelsTask {
   /** Discriminator. */
-  readonly type: "band";
-  /** The rows. */
-  readonly band: Band;
+  readonly type: "pixels";
+  /** The picture. */
+  readonly image: RgbImage;
 }
 
 /** Something to do. */
-export type Task = ProjectionTask | BandTask;
+export type Task = ProjectionTask | PixelsTask;
 
 /** What comes of a task. */
-export type ResultOf<T extends Task> = T extends ProjectionTask ? Float32Array<ArrayBuffer> : DeflatedBand;
+export type ResultOf<T extends Task> = T extends ProjectionTask ? Float32Array<ArrayBuffer> : Uint8Array<ArrayBuffer>;
 
 /**
  * Does a task in this thread.
@@ -47,7 +48,7 @@ export type ResultOf<T extends Task> = T extends ProjectionTask ? Float32Array<A
  */
 export function runTask<T extends Task>(task: T): ResultOf<T>;
 export function runTask(task: Task): ResultOf<Task> {
-  if (task.type === "band") return deflateBand(task.band);
+  if (task.type === "pixels") return joinBands(bandsOf(task.image).map(deflateBand));
   const draw = task.kind === "gaussian" ? gaussianProjection : signProjection;
   return draw(task.stream, task.rows, task.rank) as Float32Array<ArrayBuffer>;
 }

@@ -9,7 +9,7 @@ import { runTask, type Task } from "./tasks.ts";
 self.onmessage = ({ data: { id, task } }: MessageEvent<{ id: number; task: Task }>) => {
   try {
     const result = runTask(task);
-    self.postMessage({ id, result }, [result instanceof Float32Array ? result.buffer : result.bytes.buffer]);
+    self.postMessage({ id, result }, [result.buffer]);
   } catch (error) {
     self.postMessage({ id, message: String(error) }); // the task is done again, where its error is heard
   }

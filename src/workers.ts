@@ -85,7 +85,7 @@ export class Workers implements Disposable {
   #start(): Thread | undefined {
     if (this.#threads.size === this.#most) return undefined;
     const script = new URL("./worker.ts", import.meta.url);
-    if (!mayRead(script)) { // the thread would end with a message on the terminal
+    if (!mayLoad(script)) { // the thread would end with a message on the terminal
       this.#broken = true;
       return undefined;
     }
@@ -141,7 +141,10 @@ export class Workers implements Disposable {
   }
 }
 
-function mayRead(script: URL): boolean {
+/** Whether the script and all that it imports may be read. */
+function mayLoad(script: URL): boolean {
   if (script.protocol !== "file:") return true;
-  return Deno.permissions.querySync({ name: "read", path: script }).state === "granted";
+  return ["./", "../core_rs/pkg/"].every((folder) =>
+    Deno.permissions.querySync({ name: "read", path: new URL(folder, script) }).state === "granted"
+  );
 }

@@ -263,6 +263,22 @@ export function squaredSingularValues(x: Numbers, M: number, C: number): number[
   return g.map((row, i) => row[i]!).sort((a, b) => b - a);
 }
 
+/** Rows of a PNG of three bytes a pixel, each after the number of its filter: Paeth (W3C PNG, third edition, 9.4). */
+export function paethRows(pixels: Numbers, width: number): Uint8Array {
+  const stride = 3 * width;
+  const at = (row: number, i: number): number => row < 0 || i < 0 ? 0 : pixels[row * stride + i]!;
+  const rows = new Uint8Array(pixels.length / stride * (stride + 1));
+  for (let row = 0, out = 0; out < rows.length; row++) {
+    rows[out++] = 4;
+    for (let i = 0; i < stride; i++) {
+      const [a, b, c] = [at(row, i - 3), at(row - 1, i), at(row - 1, i - 3)];
+      const [pa, pb, pc] = [Math.abs(b - c), Math.abs(a - c), Math.abs(a + b - 2 * c)];
+      rows[out++] = at(row, i) - (pa <= pb && pa <= pc ? a : pb <= pc ? b : c);
+    }
+  }
+  return rows;
+}
+
 /** Asserts |found - wanted| <= tolerance * max|wanted| for every value. */
 export function assertClose(found: Numbers, wanted: Numbers, tolerance: number): void {
   if (found.length !== wanted.length) throw new Error(`Found ${found.length} values, wanted ${wanted.length}`);

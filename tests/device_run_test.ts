@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { join } from "node:path";
 import { DeviceKernels, type DeviceRows } from "../src/kernels/device.ts";
 import { beginRun } from "../src/models/infinity/device_run.ts";
+import { DeviceError } from "../src/errors.ts";
 import { Decoder } from "../src/models/infinity/decoder.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
@@ -220,4 +221,35 @@ Deno.test("a latent on a device becomes the pixels that it becomes on the host",
     assert(found.every((value, i) => Math.abs(value - wanted[i]!) <= 1) && off.length <= found.length / 1000);
     assert(new Set(found).size > 20, "a picture, not a plain one");
   }
+});
+
+Deno.test("what a device cannot decode is decoded on the host, and not tried again", async () => {
+  const model = await openInfinity(join(MODELS, "mini-2b"));
+  const { codeDim } = model.decoder;
+  const [h, w] = [2, 3];
+  const latent = Float32Array.from({ length: codeDim * h * w }, (_, i) => Math.sin(i * 78.233));
+  using host = openNative();
+  using plain = new Decoder(model.decoder, host);
+  const wanted = await plain.pixels(latent, h, w);
+
+  const tried: string[] = [];
+  const device = new FakeDevice();
+  device.createDeviceSession = (graph) => {
+    tried.push(graph.name);
+    return Promise.reject(new DeviceError("Cannot load: maps are larger than what is bound"));
+  };
+  const there: DeviceTensor = { dims: [1, codeDim, h, w], [Symbol.dispose]: () => {} };
+  const read = () => Promise.resolve(latent);
+  {
+    using decoder = new Decoder(model.decoder, device, { fallback: () => openNative() });
+    for (let picture = 0; picture < 2; picture++) {
+      assert.deepEqual(await decoder.pixels(there, h, w, undefined, read), wanted);
+    }
+    assert.equal(tried.length, 1);
+  }
+  using alone = new Decoder(model.decoder, device);
+  await assert.rejects(alone.pixels(there, h, w, undefined, read), /larger than what is bound/);
+  device.createDeviceSession = () => Promise.reject(new TypeError("a fault of the program"));
+  using faulty = new Decoder(model.decoder, device, { fallback: () => openNative() });
+  await assert.rejects(faulty.pixels(there, h, w, undefined, read), TypeError);
 });

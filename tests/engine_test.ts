@@ -7,6 +7,7 @@ import { InfinityRun } from "../src/models/infinity/run.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { openNative } from "../src/runtime/native.ts";
 import type { GenerateEvent } from "../src/request.ts";
+import type { Span } from "../src/runtime/trace.ts";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
 import { MODELS, withCopyOfMini2B } from "./mini_models.ts";
 
@@ -154,6 +155,57 @@ Deno.test("generate() stops inside a scale when aborted, and the engine can go o
   }, /enough/);
   assert(scales >= 3 && scales < 7, `${scales} scales ran`);
   assert.equal((await pictures(engine.generate({ ...SMALL, seed: 1 }))).length, 1);
+});
+
+Deno.test("generate() begins to decode the next picture of a batch before it gives one away", async () => {
+  const spans: Span[] = [];
+  using engine = await Engine.open({ model: MINI, trace: (span) => spans.push(span) });
+  const events = await Array.fromAsync(engine.generate({ ...SMALL, seed: 1, batch: 3 }));
+  const indices = events.map((event) => event.type === "image" ? event.index : event.type).slice(-4);
+  assert.deepEqual(indices, [0, 1, 2, "done"]);
+  const begun = spans.filter(({ name }) => name === "decode" || name === "encode").toSorted((a, b) =>
+    a.start - b.start
+  );
+  assert.deepEqual(begun.map(({ name }) => name), ["decode", "encode", "decode", "encode", "decode", "encode"]);
+  const ends = begun.map(({ start, ms }) => start + ms);
+  assert(
+    begun[2]!.start < ends[1]! && begun[4]!.start < ends[3]!,
+    "a picture was decoded after the one before was encoded",
+  );
+  const done = events.at(-1)!;
+  assert(done.type === "done" && done.timings.encode > 0 && done.timings.decode > 0);
+});
+
+Deno.test("generate() can be left at any picture of a batch, and the engine can go on", async () => {
+  const spans: Span[] = [];
+  const engine = await Engine.open({ model: MINI, trace: (span) => spans.push(span) });
+  const decoded = (): number => spans.filter(({ name }) => name === "decode").length;
+  const request = { ...SMALL, seed: 1, batch: 4 };
+  const wanted = await pictures(engine.generate(request));
+  for (const last of [0, 2, 3]) {
+    spans.length = 0;
+    for await (const event of engine.generate(request)) if (event.type === "image" && event.index === last) break;
+    assert.equal(decoded(), Math.min(last + 2, 4), "what was begun has ended");
+  }
+  const controller = new AbortController();
+  let images = 0;
+  await assert.rejects(async () => {
+    for await (const event of engine.generate(request, { signal: controller.signal })) {
+      if (event.type === "image" && ++images === 2) controller.abort(new Error("enough"));
+    }
+  }, /enough/);
+  assert.equal(images, 2);
+  // One that nobody ends: what it has begun is over before the next request begins, and before memory is freed.
+  const toFirst = async (events: AsyncGenerator<GenerateEvent>): Promise<void> => {
+    let event: IteratorResult<GenerateEvent>;
+    do event = await events.next(); while (event.value?.type !== "image");
+  };
+  await toFirst(engine.generate(request));
+  assert.deepEqual((await pictures(engine.generate(request))).map(({ png }) => png), wanted.map(({ png }) => png));
+  const left = engine.generate(request);
+  await toFirst(left);
+  engine[Symbol.dispose]();
+  await left.return(undefined);
 });
 
 Deno.test("generate() refuses requests that cannot be, before loading a model", async () => {

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { gaussianProjection, signProjection } from "../src/core.ts";
-import { decodePng, encodePng, readPngText, type RgbImage } from "../src/png.ts";
+import { encodePng, type RgbImage } from "../src/png.ts";
 import { Workers } from "../src/workers.ts";
 
 function picture(width: number, height: number): RgbImage {
@@ -9,22 +9,15 @@ function picture(width: number, height: number): RgbImage {
 }
 
 Deno.test("encodePng() makes the same file with any number of workers", async () => {
-  const bandRows = (1 << 18) / (3 * 512); // of a picture 512 wide: 170 and two thirds
-  for (const height of [1, 169, 170, 171, 340, 341, 700]) {
+  for (const height of [170, 690, 850, 851]) { // bands have 170 rows; from 683 on a thread is asked
     const image = picture(512, height);
     const alone = await encodePng(image, { Title: "bands" });
     for (const threads of [1, 3]) {
       using workers = new Workers(threads);
-      assert.deepEqual(
-        await encodePng(image, { Title: "bands" }, workers),
-        alone,
-        `${height} rows, ${threads} threads`,
-      );
+      const files = await Promise.all([1, 2, 3].map(() => encodePng(image, { Title: "bands" }, workers)));
+      for (const file of files) assert.deepEqual(file, alone, `${height} rows, ${threads} threads`);
     }
-    assert.deepEqual(decodePng(alone), image);
-    assert.deepEqual(readPngText(alone), { Title: "bands" });
   }
-  assert(bandRows > 170 && bandRows < 171, "heights above are around the edges of bands");
 });
 
 Deno.test("workers draw what the core draws, and finish what was begun when they are disposed", async () => {
@@ -60,7 +53,7 @@ async function program(permissions: readonly string[]): Promise<{ code: number; 
       main,
       `import { encodePng } from "${modules[0]}";
        import { Workers } from "${modules[1]}";
-       const image = { width: 512, height: 400, data: new Uint8Array(512 * 400 * 3) };
+       const image = { width: 512, height: 700, data: new Uint8Array(512 * 700 * 3) };
        console.log((await encodePng(image, {}, new Workers(2))).length); // never disposed`,
     );
     const config = new URL("../deno.json", import.meta.url).pathname;

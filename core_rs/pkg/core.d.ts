@@ -28,6 +28,12 @@ export function gumbels(stream: Uint32Array | number[], count: number, offset: n
 export function next_input(latent: Float32Array | number[], h_full: number, w_full: number, h: number, w: number, patchify: boolean): Float32Array;
 
 /**
+ * Rows of `stride` bytes, the first one only the row above the band unless `first`. Gives the Adler-32 of the filtered
+ * rows, four bytes from the lowest, and then the rows as a part of a deflate stream that ends on a byte, or as its `last`.
+ */
+export function png_band(rows: Uint8Array | number[], stride: number, first: boolean, last: boolean): Uint8Array;
+
+/**
  * Q^T X [r, C] of q [M, r] and x [M, C].
  */
 export function project(q: Float32Array | number[], x: Float32Array | number[], rank: number, width: number): Float32Array;

@@ -164,6 +164,34 @@ export function next_input(latent, h_full, w_full, h, w, patchify) {
 }
 
 /**
+ * Rows of `stride` bytes, the first one only the row above the band unless `first`. Gives the Adler-32 of the filtered
+ * rows, four bytes from the lowest, and then the rows as a part of a deflate stream that ends on a byte, or as its `last`.
+ * @param {Uint8Array | number[]} rows
+ * @param {number} stride
+ * @param {boolean} first
+ * @param {boolean} last
+ * @returns {Uint8Array}
+ */
+export function png_band(rows, stride, first, last) {
+    try {
+        const retptr = wasm.__wbindgen_add_to_stack_pointer(-16) >>> 0;
+        const val2 = +stride;
+        const val3 = +first;
+        const val4 = +last;
+        const ptr0 = passArray8ToWasm0(rows, wasm.__wbindgen_export);
+        const len0 = WASM_VECTOR_LEN;
+        wasm.png_band(retptr, ptr0, len0, val2, val3, val4);
+        var r0 = getDataViewMemory0().getInt32(retptr + 4 * 0, true);
+        var r1 = getDataViewMemory0().getInt32(retptr + 4 * 1, true);
+        var v5 = getArrayU8FromWasm0(r0, r1).slice();
+        wasm.__wbindgen_export2(r0, r1 * 1, 1);
+        return v5;
+    } finally {
+        wasm.__wbindgen_add_to_stack_pointer(16);
+    }
+}
+
+/**
  * Q^T X [r, C] of q [M, r] and x [M, C].
  * @param {Float32Array | number[]} q
  * @param {Float32Array | number[]} x

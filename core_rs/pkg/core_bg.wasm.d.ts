@@ -6,6 +6,7 @@ export const energy_ranks: (a: number, b: number, c: number, d: number, e: numbe
 export const gaussians: (a: number, b: number, c: number, d: number, e: number) => void;
 export const gumbels: (a: number, b: number, c: number, d: number, e: number) => void;
 export const next_input: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
+export const png_band: (a: number, b: number, c: number, d: number, e: number, f: number) => void;
 export const project: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
 export const project_stream: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
 export const projection: (a: number, b: number, c: number, d: number, e: number, f: number) => void;

@@ -6,7 +6,7 @@
  */
 import { toUint8 } from "../../core.ts";
 import { type Expected, matchTensors, type TensorRef, TensorSource } from "../../checkpoint/source.ts";
-import { ModelError } from "../../errors.ts";
+import { DeviceError, ModelError } from "../../errors.ts";
 import { Graph, type GraphForm, type Value } from "../../graph/graph.ts";
 import { ELEMENT } from "../../graph/onnx_proto.ts";
 import {
@@ -213,24 +213,29 @@ function decoded(
 /** Pictures whose largest map has more values than this are decoded in strips: faster, and in a third of the memory. */
 const ONE_GRAPH_VALUES = 2 ** 23;
 
+/** How a decoder works on a device with memory of its own. */
+export interface DeviceDecoding {
+  /** Whether it may convolve in half precision. */
+  readonly half?: boolean;
+  /** Gives the host's runtime, for maps that the device cannot bear; disposed with the decoder. */
+  readonly fallback?: () => Runtime;
+}
+
 /** A decoder: one graph for small pictures and devices that fuse it themselves, strips for large ones on the CPU. */
 export class Decoder implements Disposable {
   readonly #weights: DecoderWeights;
   readonly #runtime: Runtime;
-  readonly #half: boolean;
+  readonly #device: DeviceDecoding;
+  #here: { readonly runtime: Runtime; readonly decoder: Decoder } | undefined; // once the device has failed
   #whole: Promise<Session> | undefined;
   #pixels: { readonly size: string; readonly session: Promise<DeviceSession> } | undefined;
   #strips: StripDecoder | undefined;
 
-  /**
-   * Opens the decoder; graphs are loaded when first used.
-   *
-   * @param half whether a device may convolve in half precision
-   */
-  constructor(weights: DecoderWeights, runtime: Runtime, { half = false }: { readonly half?: boolean } = {}) {
+  /** Opens the decoder; graphs are loaded when first used. */
+  constructor(weights: DecoderWeights, runtime: Runtime, device: DeviceDecoding = {}) {
     this.#weights = weights;
     this.#runtime = runtime;
-    this.#half = half;
+    this.#device = device;
   }
 
   /** latent [d, h, w] -> RGB [3, H, W], about -1 to 1 and not clamped. */
@@ -252,19 +257,44 @@ export class Decoder implements Disposable {
   }
 
   /**
-   * latent [d, h, w] -> pixels [H, W, 3]; a latent on a device, [1, d, h, w], becomes bytes there.
+   * latent [d, h, w] -> pixels [H, W, 3]; a latent on a device, [1, d, h, w], becomes bytes there. Where the device fails, at maps
+   * larger than its memory or than what it binds at a time, they are made on the host.
+   *
+   * @param read copies a latent to the host
    */
-  async pixels(latent: Float32Array | DeviceTensor, h: number, w: number, signal?: AbortSignal): Promise<Uint8Array> {
+  async pixels(
+    latent: Float32Array | DeviceTensor,
+    h: number,
+    w: number,
+    signal?: AbortSignal,
+    read?: (latent: DeviceTensor) => Promise<Float32Array>,
+  ): Promise<Uint8Array> {
+    const { stride } = this.#weights;
+    if (latent instanceof Float32Array) return toUint8(await this.decode(latent, h, w, signal), h * stride, w * stride);
+    const { fallback } = this.#device;
+    if (!this.#here) {
+      try {
+        return await this.#pixelsThere(latent, h, w, signal);
+      } catch (error) {
+        if (!(error instanceof DeviceError) || !fallback || !read) throw error;
+        this.#release();
+        const runtime = fallback();
+        this.#here = { runtime, decoder: new Decoder(this.#weights, runtime) };
+      }
+    }
+    return await this.#here.decoder.pixels(await read!(latent), h, w, signal);
+  }
+
+  async #pixelsThere(latent: DeviceTensor, h: number, w: number, signal?: AbortSignal): Promise<Uint8Array> {
     const { stride } = this.#weights;
     const [H, W] = [h * stride, w * stride];
-    if (latent instanceof Float32Array) return toUint8(await this.decode(latent, h, w, signal), H, W);
     const packed = new Int32Array(H * W * 3 / 4); // sides are multiples of 4: a picture is a few latent cells at least
     const last = this.#runtime.form.maps === "channels last" && fitsNhwc(this.#weights);
     const size = last ? "any" : `${h}x${w}`;
     if (this.#pixels?.size !== size) {
       this.#release(); // one size at a time: each would hold the weights again
       const { half } = this.#runtime.form;
-      const form: GraphForm = last ? { maps: "channels last", half: this.#half ? half : undefined } : {};
+      const form: GraphForm = last ? { maps: "channels last", half: this.#device.half ? half : undefined } : {};
       this.#pixels = { size, session: this.#runtime.createDeviceSession!(pixelsGraph(this.#weights, h, w, form)) };
     }
     const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
@@ -277,6 +307,8 @@ export class Decoder implements Disposable {
     this.#whole?.then((session) => session[Symbol.dispose](), () => {});
     this.#release();
     this.#strips?.[Symbol.dispose]();
+    this.#here?.decoder[Symbol.dispose]();
+    this.#here?.runtime[Symbol.dispose]();
   }
 
   #release(): void {

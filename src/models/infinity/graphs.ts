@@ -94,7 +94,7 @@ export function embedGraph({ dims, outer }: InfinityWeights, copies = 1): Graph 
   const level = graph.op("Gather", [graph.weight(outer["lvl_embed.weight"]!), scale], { axis: 0 });
   const x = graph.linear(u, outer["word_embed.weight"]!, outer["word_embed.bias"]!);
   const tokens = unsqueeze(graph, graph.op("Add", [x, level]));
-  const all = copies === 1 ? tokens : graph.op("Concat", Array<Value>(copies).fill(tokens), { axis: 0 });
+  const all = copies === 1 ? tokens : graph.op("Expand", [tokens, graph.ints([copies, 1, 1])]);
   graph.output("x", all, "F32", [copies, "L", dims.width]);
   return graph;
 }
