@@ -44,7 +44,8 @@ export const REQUEST_FLAGS: readonly Flag[] = [
   {
     name: "dtype",
     value: DTYPES.join("|"),
-    help: "Arithmetic of the linear layers: f32, f16 on a GPU (CUDA's default), u16 and u8 on a CPU, on a copy beside the model",
+    help:
+      "Arithmetic of the linear layers: f32, f16 on a GPU (CUDA's default), u16 and u8 on a CPU, on a copy beside the model",
   },
   { name: "low-memory", help: "Leave weights in their files and free the transformer before decoding; slower" },
   { name: "threads", short: "t", value: "N", env: true, help: "CPU threads. Default: all cores" },
