@@ -12,7 +12,8 @@
  */
 export * from "./src/errors.ts";
 export * from "./src/request.ts";
-export { Engine, type EngineOptions, generate, type GenerateOptions, planFor, VERSION } from "./src/engine.ts";
+export { Engine, type EngineOptions, generate, type GenerateOptions, planFor } from "./src/engine.ts";
+export { VERSION } from "./src/record.ts";
 export type { EngineRequest } from "./src/prepare.ts";
 export { DEFAULT_MODEL, findModel, type FoundModel, listModels } from "./src/models/registry.ts";
 export { makePlan, type Plan, type PlanRequest, type RanksOrigin } from "./src/plan.ts";

@@ -6,11 +6,8 @@
  *
  * @module
  */
-import project from "../deno.json" with { type: "json" };
-import { readTensor } from "./checkpoint/source.ts";
 import { Clock } from "./clock.ts";
-import { ModelError, UsageError } from "./errors.ts";
-import type { ImageRecord } from "./metadata.ts";
+import { UsageError } from "./errors.ts";
 import { pngText } from "./metadata.ts";
 import { beginRun, type LoopTensor } from "./models/infinity/device_run.ts";
 import { Decoder } from "./models/infinity/decoder.ts";
@@ -28,13 +25,12 @@ import { openNative } from "./runtime/native.ts";
 import type { DeviceTensor, Residency } from "./runtime/runtime.ts";
 import { type Trace, tracedRuntime } from "./runtime/trace.ts";
 import type { Grid } from "./schedule.ts";
+import { blame } from "./models/infinity/damage.ts";
+import { pictureRecord } from "./record.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
 import { T5Encoder } from "./text/t5_encoder.ts";
 import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
 import { Workers } from "./workers.ts";
-
-/** Version of this program, stored in pictures. */
-export const VERSION: string = project.version;
 
 /** Prompts whose features an engine keeps. */
 const KEPT_PROMPTS = 16;
@@ -88,6 +84,7 @@ export class Engine implements Disposable {
   readonly model: InfinityModel;
   readonly #device: DeviceChoice;
   readonly #dtype: DtypeName;
+  readonly #asked: DtypeName | undefined; // what a picture of this engine is to be drawn with again
   readonly #quantised: QuantisedLookup | undefined;
   readonly #residency: Residency | undefined;
   readonly #trace: Trace | undefined;
@@ -104,7 +101,8 @@ export class Engine implements Disposable {
   private constructor(
     model: InfinityModel,
     device: DeviceChoice,
-    { dtype = "f32", lowMemory, trace, threads }: EngineOptions,
+    { lowMemory, trace, threads, ...options }: EngineOptions,
+    dtype: DtypeName,
     quantised: QuantisedLookup | undefined,
     loadMs: number,
   ) {
@@ -113,6 +111,7 @@ export class Engine implements Disposable {
     this.#trace = trace;
     this.#threads = threads;
     this.#dtype = dtype;
+    this.#asked = options.dtype === "f32" ? undefined : options.dtype;
     this.#quantised = quantised;
     this.#residency = lowMemory ? "mapped" : undefined;
     this.#loadMs = loadMs;
@@ -150,7 +149,7 @@ export class Engine implements Disposable {
       });
     }
     const quantised = dtype === "u16" || dtype === "u8" ? await openQuantised(model, dtype, { progress }) : undefined;
-    return new Engine(model, device, { ...options, dtype }, quantised, performance.now() - started);
+    return new Engine(model, device, options, dtype, quantised, performance.now() - started);
   }
 
   /** Name of the device that graphs run on. */
@@ -232,7 +231,7 @@ export class Engine implements Disposable {
         yield previews.length > 0 ? { ...event, previews } : event;
       }
     } catch (error) {
-      throw error instanceof NotANumberError ? await this.#blame(error) : error;
+      throw error instanceof NotANumberError ? await blame(model, error) : error;
     } finally {
       stop();
       run.freeCache();
@@ -250,7 +249,12 @@ export class Engine implements Disposable {
       let decoding = begin(0);
       for (let index = 0; decoding; index++) {
         const image = await decoding;
-        const record = this.#record({ ...request, seed, batch }, plan, seeds[index]!, image);
+        const record = pictureRecord(model, {
+          request: { ...request, seed, batch, ...this.#asked === undefined ? {} : { dtype: this.#asked } },
+          plan,
+          seed: seeds[index]!,
+          image,
+        });
         const workers = index + 1 < batch ? this.#besides : undefined;
         const encoding = clock.time("encode", () => encodePng(image, pngText(record), workers));
         decoding = begin(index + 1);
@@ -367,55 +371,6 @@ export class Engine implements Disposable {
       height: h * side,
       data: await this.#decoder.pixels(own, h * cell, w * cell, signal, read),
     };
-  }
-
-  #record(request: EngineRequest, plan: Plan, seed: number, image: RgbImage): ImageRecord {
-    const { cfgScale, negativePrompt } = request;
-    const { name, hash = "" } = this.model.shape;
-    return {
-      prompt: request.prompt,
-      ...negativePrompt === undefined ? {} : { negativePrompt },
-      steps: plan.steps.length,
-      sampler: "VAR",
-      cfgScale: cfgScale ?? this.model.config.cfg,
-      seed,
-      width: image.width,
-      height: image.height,
-      model: name,
-      modelHash: hash,
-      method: plan.method,
-      version: VERSION,
-      // Defaults written out: a later version with others draws the same picture from it.
-      request: {
-        ...request,
-        model: name,
-        pixels: plan.schedule.pixels,
-        cfgScale: cfgScale ?? this.model.config.cfg,
-        tau: request.tau ?? this.model.config.tau,
-        topP: plan.topP,
-        method: plan.method,
-        methodOptions: plan.methodOptions,
-        ...this.#dtype === "f32" ? {} : { dtype: this.#dtype },
-      },
-    };
-  }
-
-  /** Looks for the weight behind logits that are not numbers: slow, but it only happens once. */
-  async #blame(error: NotANumberError): Promise<ModelError> {
-    const { outer, blocks } = this.model.transformer;
-    const text = Object.values(this.model.text.tensors);
-    for (const ref of [...Object.values(outer), ...blocks.flatMap((block) => Object.values(block)), ...text]) {
-      const bad = (await readTensor(ref)).findIndex((value) => !Number.isFinite(value));
-      if (bad < 0) continue;
-      return new ModelError(
-        `Tensor "${ref.name}" of "${ref.file}" holds a weight that is not a number, element ${bad}`,
-        {
-          cause: error,
-          hint: "The checkpoint is damaged: download it again",
-        },
-      );
-    }
-    return error;
   }
 }
 

@@ -7,7 +7,7 @@
  */
 import assert from "node:assert/strict";
 import { join, resolve } from "node:path";
-import { VERSION } from "../src/engine.ts";
+import { VERSION } from "../src/record.ts";
 import { readMetadata } from "../src/metadata.ts";
 import { decodePng } from "../src/png.ts";
 
