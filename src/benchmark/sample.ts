@@ -126,7 +126,7 @@ export function measured(runs: readonly number[]): Measured {
   return { mean, median, sd: Math.sqrt(squares / Math.max(1, runs.length - 1)), runs };
 }
 
-/** Pictures of a size until CUDA has recorded all that it repeats: see runtime/native_session.ts. */
+/** Pictures of a size until CUDA has recorded all that it repeats: see runtime/recordings.ts. */
 const CUDA_WARM_UP = 12;
 
 const COLOURS = ["red", "blue", "green", "yellow", "orange", "purple", "white", "black"];

@@ -8,6 +8,7 @@ import type { Graph } from "../graph/graph.ts";
 import { ELEMENT, type ElementName } from "../graph/onnx_proto.ts";
 import type { CudaMemory } from "./cuda_memory.ts";
 import { address, cString, type Handle, type OrtApi, OrtError, pinned } from "./ort_api.ts";
+import { Recordings } from "./recordings.ts";
 import type { DeviceSession, DeviceTensor, Tensor, Tensors } from "./runtime.ts";
 
 /** What the library says when the system gives it no memory, or no room to map a file. */
@@ -26,21 +27,6 @@ export interface NativeMemory {
 /** Bytes of an element. */
 const BYTES: Readonly<Record<Tensor["element"], number>> = { F32: 4, F16: 2, I32: 4, I64: 8 };
 
-/**
- * How often a run must have come before it is recorded, which takes as long as a few hundred replays save: pictures of one size,
- * method and prompt length are then drawn by the dozen.
- */
-const BEFORE_RECORDING = 8;
-
-/** Recorded runs of a session at most: each takes some hundred kilobytes of the device. */
-const MAX_RECORDED = 256;
-
-/** Different runs of a session that are told apart at most. */
-const MAX_SEEN = 4096;
-
-/** Says that a run is not to be recorded. */
-const NOT_RECORDED = "-1";
-
 /** A loaded graph. */
 export class NativeSession implements DeviceSession {
   readonly #api: OrtApi;
@@ -50,8 +36,7 @@ export class NativeSession implements DeviceSession {
   readonly #inputs: NameTable;
   readonly #outputs: NameTable;
   readonly #elements: Readonly<Record<string, ElementName>>; // of the outputs
-  readonly #recorded: Map<string, { times: number; id: string }> | undefined; // by where all tensors of a run lay
-  #recordings = 0;
+  readonly #recordings: Recordings | undefined;
   readonly #waits: boolean;
   readonly #released: () => void;
   #running = 0;
@@ -74,7 +59,7 @@ export class NativeSession implements DeviceSession {
     this.#api = api;
     this.#memory = memory;
     this.#elements = Object.fromEntries(graph.outputs.map(({ name, element }) => [name, element]));
-    this.#recorded = repeated ? new Map() : undefined;
+    this.#recordings = repeated ? new Recordings() : undefined;
     this.#waits = graph.has("Concat") && !repeated; // those recorded join parts of one size
     this.#session = session;
     this.#released = released;
@@ -185,7 +170,7 @@ export class NativeSession implements DeviceSession {
     const config = (key: string, value: string): void =>
       this.#api.check(call.AddRunConfigEntry(options, cString(key), cString(value)));
     if (!toHost && !this.#waits) config("disable_synchronize_execution_providers", "1");
-    if (this.#recorded) {
+    if (this.#recordings) {
       let key = "";
       for (const tensors of [inputs, placed]) {
         for (const name in tensors) {
@@ -194,12 +179,7 @@ export class NativeSession implements DeviceSession {
           key += ";";
         }
       }
-      let seen = this.#recorded.get(key);
-      if (!seen && this.#recorded.size < MAX_SEEN) this.#recorded.set(key, seen = { times: 0, id: NOT_RECORDED });
-      if (seen && ++seen.times === BEFORE_RECORDING && this.#recordings < MAX_RECORDED) {
-        seen.id = `${this.#recordings++}`;
-      }
-      config("gpu_graph_id", seen?.id ?? NOT_RECORDED);
+      config("gpu_graph_id", this.#recordings.idOf(key));
     }
     this.#api.check(call.RunWithBindingNow(this.#session, options, binding));
   }
