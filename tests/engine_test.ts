@@ -208,6 +208,17 @@ Deno.test("generate() can be left at any picture of a batch, and the engine can 
   await left.return(undefined);
 });
 
+Deno.test("a picture whose engine was disposed ends with one clear error", async () => {
+  const engine = await Engine.open({ model: MINI });
+  const events = engine.generate({ ...SMALL, seed: 1 });
+  for (let scales = 0; scales < 2;) if ((await events.next()).value?.type === "scale") scales++;
+  engine[Symbol.dispose]();
+  await assert.rejects(Array.fromAsync(events), (error) => {
+    assert(error instanceof DeviceError && /released with its engine/.test(error.message), String(error));
+    return true;
+  });
+});
+
 Deno.test("generate() refuses requests that cannot be, before loading a model", async () => {
   const refused: [object, RegExp][] = [
     [{ prompt: "" }, /Empty prompt/],

@@ -11,7 +11,7 @@ import { DeviceError, ModelError } from "../errors.ts";
 import { externalRoot, type Graph } from "../graph/graph.ts";
 import type { CudaMemory } from "./cuda_memory.ts";
 import { libraryPath } from "./library_path.ts";
-import { type NativeMemory, NativeSession, newTensor, OUT_OF_MEMORY } from "./native_session.ts";
+import { type NativeMemory, NativeSession, newTensor, OUT_OF_MEMORY, releasedError } from "./native_session.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
 import type { DeviceForm, DeviceSession, DeviceTensor, Residency, Runtime, Tensor } from "./runtime.ts";
 
@@ -153,6 +153,7 @@ export class NativeRuntime implements Runtime {
     whole = false,
     repeated = false,
   ): Promise<DeviceSession> {
+    if (this.#disposed) throw releasedError(graph.name);
     this.#open++;
     try {
       const recorded = repeated && this.#memory.cuda !== undefined;

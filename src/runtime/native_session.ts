@@ -27,6 +27,13 @@ export interface NativeMemory {
 /** Bytes of an element. */
 const BYTES: Readonly<Record<Tensor["element"], number>> = { F32: 4, F16: 2, I32: 4, I64: 8 };
 
+/** What is wrong when somebody goes on with an engine that was disposed. */
+export function releasedError(graph: string): DeviceError {
+  return new DeviceError(`Cannot run graph "${graph}": it was released with its engine`, {
+    hint: "Dispose an engine after the last picture it draws",
+  });
+}
+
 /** A loaded graph. */
 export class NativeSession implements DeviceSession {
   readonly #api: OrtApi;
@@ -69,6 +76,7 @@ export class NativeSession implements DeviceSession {
   }
 
   async run(inputs: Tensors, outputs: Tensors, signal?: AbortSignal): Promise<void> {
+    this.#expectOpen();
     signal?.throwIfAborted();
     const { call } = this.#api;
     const values = pinned(new BigUint64Array(this.#inputs.names.length));
@@ -102,6 +110,7 @@ export class NativeSession implements DeviceSession {
     kept: Readonly<Record<string, readonly number[]>>,
     signal?: AbortSignal,
   ): Promise<Record<string, DeviceTensor>> {
+    this.#expectOpen();
     signal?.throwIfAborted();
     const { call } = this.#api;
     const { device, cuda } = this.#memory;
@@ -212,6 +221,11 @@ export class NativeSession implements DeviceSession {
         ? "The GPU may not bear graphs of this size: take a smaller --pixels, or --device cpu, and please report it"
         : "This is a fault of the program or the model: please report it",
     });
+  }
+
+  /** The library would take a released session at its word. */
+  #expectOpen(): void {
+    if (this.#disposed) throw releasedError(this.#graph);
   }
 
   /** Releases the graph, after its last run. */
