@@ -140,7 +140,7 @@ export class Engine implements Disposable {
         },
       );
     }
-    const device = await openDevice(integers && wished === "auto" ? "cpu" : wished, options.threads);
+    const device = await openDevice(wished, options.threads, undefined, { gpu: !integers });
     const dtype = options.dtype ?? (device.runtime.device === "cuda" ? "f16" : "f32");
     if (dtype === "f16" && !device.runtime.createDeviceSession) {
       device.runtime[Symbol.dispose]();

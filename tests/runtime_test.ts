@@ -129,6 +129,8 @@ Deno.test("openDevice() takes CUDA by itself where its provider is installed, an
   };
   const { runtime, notices } = await openDevice("auto", undefined, openers);
   assert.deepEqual([runtime.device, notices, opened], ["cuda", [], ["cuda"]]);
+  const cpu = await openDevice("auto", undefined, openers, { gpu: false }); // integers
+  assert.deepEqual([cpu.runtime.device, cpu.notices], ["cpu", []]);
   const broken = { ...openers, cuda: () => Promise.reject(new DeviceError("No CUDA device: no driver")) };
   const fallen = await openDevice("auto", undefined, broken);
   assert.equal(fallen.runtime.device, "cpu");

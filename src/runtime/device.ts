@@ -48,6 +48,7 @@ const OPENERS: DeviceOpeners = {
  * should have been there and does not work is said in a notice. WebGPU is for those who ask for it: the library does not tell
  * a GPU from a program that imitates one, many times slower than the CPU itself.
  *
+ * @param gpu whether `auto` may take one
  * @throws {DeviceError} when the wished device is not there
  * @example
  * ```ts
@@ -62,6 +63,7 @@ export async function openDevice(
   device: DeviceName,
   threads?: number,
   openers: DeviceOpeners = OPENERS,
+  { gpu = true }: { gpu?: boolean } = {},
 ): Promise<DeviceChoice> {
   const options = threads === undefined ? {} : { threads };
   const notices: string[] = [];
@@ -71,7 +73,7 @@ export async function openDevice(
     case "wasm":
       return { runtime: await openers.portable(), notices: [] };
     case "auto":
-      if (openers.cudaInstalled()) {
+      if (gpu && openers.cudaInstalled()) {
         try {
           return { runtime: await openers.cuda(options), notices };
         } catch (error) {
