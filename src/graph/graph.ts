@@ -71,7 +71,7 @@ export interface GraphForm {
   readonly rows?: RowCount;
   /**
    * One operator (the default), whose flash kernel keeps no scores; or products and softmax one by one, for devices whose
-   * kernel is wrong (runtime/webgpu.ts).
+   * kernel is wrong (runtime/attention_probe.ts).
    */
   readonly attention?: "fused" | "plain";
   /**

@@ -8,15 +8,12 @@ import { dirname, join } from "node:path";
 import { withFile } from "../checkpoint/random_access.ts";
 import { Graph } from "../graph/graph.ts";
 import { DeviceError, StageVarError } from "../errors.ts";
+import { fusedAttentionError, RIGHT } from "./attention_probe.ts";
 import { CudaMemory } from "./cuda_memory.ts";
 import { readElf } from "./elf.ts";
 import { libraryPath } from "./library_path.ts";
 import { type NativeOptions, NativeRuntime } from "./native.ts";
 import { floatTensor, type Runtime } from "./runtime.ts";
-import { fusedAttentionError } from "./webgpu.ts";
-
-/** Relative error up to which attention is taken as right, in float32. */
-const RIGHT = 1e-4;
 
 /**
  * Where the library looks for its CUDA provider: beside itself, and nowhere else.
