@@ -2,7 +2,7 @@
  * Golden cases: runs the engine on stored bits, projections and indices, and measures how far every intermediate is from
  * the float64 reference.
  *
- *     deno task golden [DIR] [--dtype f32|f16|u16|u8] [--mapped] [--device cpu|as-webgpu|as-cuda|webgpu|cuda]      DIR holds models/ and cases/ (default: tests/golden)
+ *     deno task golden [DIR] [--dtype f32|f16|u16|u8] [--mapped] [--device cpu|as-webgpu|as-cuda|as-cuda-fused|webgpu|cuda]      DIR holds models/ and cases/ (default: tests/golden)
  */
 import { join } from "node:path";
 import { parseArgs } from "node:util";
@@ -24,6 +24,7 @@ import { RATIOS, schedule } from "../src/schedule.ts";
 import type { PixelBudget } from "../src/schedule.ts";
 import { T5Encoder } from "../src/text/t5_encoder.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
+import { REFERENCE } from "./fused_reference.ts";
 
 /**
  * Relative error allowed of features and logits: plain float32 reaches 6e-7. In integers and in half precision, half as much
@@ -275,6 +276,7 @@ if (import.meta.main) {
     cpu: () => openNative(),
     "as-webgpu": () => openNative({ resident: "webgpu" }), // the CPU, with that GPU's graphs and memory of its own
     "as-cuda": () => openNative({ resident: "cuda" }),
+    "as-cuda-fused": () => openNative({ resident: "cuda", fused: REFERENCE }),
     webgpu: () => openWebGpu(),
     cuda: () => openCuda(),
   };

@@ -86,6 +86,8 @@ export interface GraphForm {
   readonly half?: "products" | "block" | undefined;
   /** How the decoder's maps lie: channels first, the default, or last, in operators that only CUDA has. */
   readonly maps?: "channels first" | "channels last" | undefined;
+  /** Whether what lies between products may be operators of our own (runtime/fused_ops.ts). Default: no. */
+  readonly fused?: boolean | undefined;
 }
 
 /** Domain of ONNX Runtime's own operators (MultiHeadAttention, FastGelu, RotaryEmbedding). */
@@ -94,7 +96,7 @@ export const MICROSOFT = "com.microsoft";
 /** Steps of a low plane in one of the high plane: 127 either way. */
 export const LOW_STEPS = 254;
 
-const OPSETS = { "": 21, [MICROSOFT]: 1 };
+const OPSETS: Readonly<Record<string, number>> = { "": 21, [MICROSOFT]: 1 };
 
 /**
  * The folder that external data locations are relative to: the root of the file system, so that weights can lie anywhere.
@@ -385,8 +387,13 @@ export class Graph {
       initializers: [...stored, ...this.#constants],
       inputs: this.inputs,
       outputs: this.outputs,
-      opsets: OPSETS,
+      opsets: { ...this.#ownOpsets(), ...OPSETS },
     });
+  }
+
+  /** Domains of operators that a library knows only if it has been told. */
+  #ownOpsets(): Record<string, number> {
+    return Object.fromEntries(this.#nodes.filter(({ domain }) => !(domain in OPSETS)).map(({ domain }) => [domain, 1]));
   }
 
   #stored(ref: TensorRef): Value {

@@ -9,7 +9,10 @@
  */
 import { DeviceError, ModelError } from "../errors.ts";
 import { externalRoot, type Graph } from "../graph/graph.ts";
+import { CudaKernels } from "./cuda_kernels.ts";
 import type { CudaMemory } from "./cuda_memory.ts";
+import { CustomOps } from "./custom_ops.ts";
+import { cudaComputes, FUSED_DOMAIN, type FusedComputes, fusedOps } from "./fused_ops.ts";
 import { libraryPath } from "./library_path.ts";
 import { type NativeMemory, NativeSession, newTensor, OUT_OF_MEMORY, releasedError } from "./native_session.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
@@ -24,6 +27,8 @@ export interface NativeOptions {
   threads?: number;
   /** Offer sessions that keep tensors, with graphs in the form of that GPU: what runs there can be tried where there is none. */
   resident?: "webgpu" | "cuda";
+  /** Computes CUDA's own operators in its place, in host memory. */
+  fused?: FusedComputes;
 }
 
 /**
@@ -75,7 +80,7 @@ export function loadFailure(graph: string, cause: Error): DeviceError | ModelErr
 const FORMS: Readonly<Record<"cpu" | "webgpu" | "cuda", DeviceForm>> = {
   cpu: { attention: "fused", norms: "rowwise" },
   webgpu: { attention: "plain", norms: "apart", half: "products" },
-  cuda: { attention: "fused", norms: "rowwise", half: "block", maps: "channels last" },
+  cuda: { attention: "fused", norms: "rowwise", half: "block", maps: "channels last", fused: true },
 };
 
 /** The library on one device; see {@linkcode openNative}, webgpu.ts and cuda.ts. */
@@ -89,6 +94,8 @@ export class NativeRuntime implements Runtime {
   readonly #api: OrtApi;
   readonly #env: Handle;
   readonly #memory: NativeMemory;
+  readonly #kernels: CudaKernels | undefined;
+  readonly #ops: CustomOps | undefined;
   /** See {@linkcode Runtime}; the CPU has no memory of its own, and does it only for tests. */
   readonly createDeviceSession: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
   /** See {@linkcode Runtime}. */
@@ -104,13 +111,14 @@ export class NativeRuntime implements Runtime {
    */
   constructor(
     device: "cpu" | "webgpu" | "cuda",
-    { threads = 0, resident }: NativeOptions = {},
+    { threads = 0, resident, fused }: NativeOptions = {},
     cuda?: CudaMemory,
   ) {
     const api = new OrtApi(libraryPath());
     this.#api = api;
     this.device = device;
-    this.form = resident ? { ...FORMS[resident], maps: undefined } : FORMS[device]; // CUDA's maps have no operators on the CPU
+    // CUDA's maps have no operators on the CPU
+    this.form = resident ? { ...FORMS[resident], maps: undefined, fused: fused !== undefined } : FORMS[device];
     this.version = `onnxruntime ${api.version}${cuda ? ` on ${cuda.name}` : ""}`;
     const { call } = api;
     const threading = api.create((out) => call.CreateThreadingOptions(out));
@@ -125,6 +133,10 @@ export class NativeRuntime implements Runtime {
     api.check(call.CreateAndRegisterAllocator(this.#env, host, arena));
     call.ReleaseArenaCfg(arena);
     this.#memory = { host, device: resident ? host : this.#deviceMemory(), cuda };
+    if (cuda) this.#kernels = new CudaKernels(cuda.stream);
+    const computes = this.#kernels ? cudaComputes(this.#kernels) : fused;
+    const provider = cuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
+    if (computes) this.#ops = new CustomOps(api, FUSED_DOMAIN, provider, fusedOps(computes));
     if (!this.#memory.device) return;
     this.createDeviceSession = (graph, repeated) => this.createSession(graph, "packed", true, repeated);
     if (cuda) this.upload = (tensor) => this.#upload(cuda, tensor);
@@ -177,6 +189,7 @@ export class NativeRuntime implements Runtime {
       config("session.use_env_allocators", "1");
       if (whole && this.device !== "cpu") config("session.disable_cpu_ep_fallback", "1");
       if (this.#memory.cuda) this.#useCuda(options, this.#memory.cuda, graph, recorded);
+      if (graph.form.fused) this.#ops?.addTo(options);
       if (this.device === "webgpu") {
         const name = cString("WebGPU");
         this.#api.check(call.SessionOptionsAppendExecutionProvider(options, name, null, null, 0n));
@@ -237,6 +250,8 @@ export class NativeRuntime implements Runtime {
     const { host, device, cuda } = this.#memory;
     for (const memory of new Set([host, device ?? host])) this.#api.call.ReleaseMemoryInfo(memory);
     this.#api.call.ReleaseEnv(this.#env);
+    this.#ops?.[Symbol.dispose]();
+    this.#kernels?.[Symbol.dispose]();
     cuda?.[Symbol.dispose]();
   }
 }

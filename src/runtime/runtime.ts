@@ -82,7 +82,9 @@ export function residencyOf(elements: number): Residency {
 }
 
 /** What a device wants of graphs: see {@linkcode GraphForm}. No `half` where it has no half precision. */
-export type DeviceForm = Readonly<Required<Pick<GraphForm, "attention" | "norms">> & Pick<GraphForm, "half" | "maps">>;
+export type DeviceForm = Readonly<
+  Required<Pick<GraphForm, "attention" | "norms">> & Pick<GraphForm, "half" | "maps" | "fused">
+>;
 
 /** A device that can load graphs. Dispose it after its sessions. */
 export interface Runtime extends Disposable {

@@ -16,6 +16,7 @@ import {
   type Runtime,
   type Session,
 } from "../../runtime/runtime.ts";
+import { decodedFused, fitsFusedDecoder } from "./decoder_fused.ts";
 import { decodedNhwc, fitsNhwc } from "./decoder_nhwc.ts";
 import { StripDecoder } from "./decoder_strips.ts";
 
@@ -142,7 +143,9 @@ export function decoderGraph(weights: DecoderWeights): Graph {
  */
 export function pixelsGraph(weights: DecoderWeights, h: number, w: number, form: GraphForm = {}): Graph {
   const graph = new Graph("vae decoder to pixels", form);
-  const interleaved = form.maps === "channels last"
+  const interleaved = form.fused
+    ? decodedFused(graph, weights)
+    : form.maps === "channels last"
     ? decodedNhwc(graph, weights)
     : graph.op("Transpose", [decoded(graph, weights, [h, w])], { perm: [0, 2, 3, 1] });
   const rgb = graph.op("Clip", [interleaved, graph.floats([-1], []), graph.floats([1], [])]);
@@ -294,7 +297,11 @@ export class Decoder implements Disposable {
     if (this.#pixels?.size !== size) {
       this.#release(); // one size at a time: each would hold the weights again
       const { half } = this.#runtime.form;
-      const form: GraphForm = last ? { maps: "channels last", half: this.#device.half ? half : undefined } : {};
+      const form: GraphForm = !last
+        ? {}
+        : this.#device.half
+        ? { maps: "channels last", half, fused: this.#runtime.form.fused && fitsFusedDecoder(this.#weights) }
+        : { maps: "channels last" };
       this.#pixels = { size, session: this.#runtime.createDeviceSession!(pixelsGraph(this.#weights, h, w, form)) };
     }
     const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;

@@ -24,6 +24,7 @@ import {
   outputRowwise,
   ropeInputs,
 } from "./block.ts";
+import { type FusedBlock, fusedBlocks } from "./fused_block.ts";
 import { halfBlock, HEADROOM } from "./half_block.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import { type InfinityDims, type InfinityWeights, outputRows } from "./weights.ts";
@@ -166,9 +167,14 @@ export function cacheDims<N extends number | string>(
   return half === "block" ? [rows, heads, tokens, width / heads] : [rows, tokens, width];
 }
 
-/** Element type of what a whole block in half precision reads of its text, and of rotation tables. */
+/** Element type of what a whole block in half precision reads of its text. */
 export function textElement({ half }: GraphForm): "F16" | "F32" {
   return half === "block" ? "F16" : "F32";
+}
+
+/** Element type of rotation tables: ONNX Runtime's operator wants that of what it rotates. */
+export function tableElement({ half, fused }: GraphForm): "F16" | "F32" {
+  return half === "block" && !fused ? "F16" : "F32";
 }
 
 /**
@@ -193,7 +199,12 @@ export function chunkGraph(
   const shaped = (y: Value): Value => graph.op("Reshape", [y, shape]);
   const make = { graph, dims, rows: 1, shaped, quantised: () => undefined };
   const [stored, ofText] = [cacheElement(form), textElement(form)];
-  const rope = ropeInputs(make, ofText);
+  const rope = ropeInputs(make, tableElement(form));
+  const fused: FusedBlock[] = [];
+  const present = (layer: number, all: { keys: Value; values: Value }): void => {
+    graph.output(`newKeys.${layer}`, all.keys, stored, cacheDims(dims, form, "R", "P+L"));
+    graph.output(`newValues.${layer}`, all.values, stored, cacheDims(dims, form, "R", "P+L"));
+  };
   for (let layer = 0; layer < per; layer++) {
     const block = blocks[chunk * per + layer]!;
     const temperature = folded.temperatures[chunk * per + layer]!;
@@ -204,13 +215,13 @@ export function chunkGraph(
     };
     const input = (name: string): Value => graph.input(`${name}.${layer}`, stored, cacheDims(dims, form, "R", "P"));
     const past = { keys: input("keys"), values: input("values") };
-    const present = (all: typeof past): void => {
-      graph.output(`newKeys.${layer}`, all.keys, stored, cacheDims(dims, form, "R", "P+L"));
-      graph.output(`newValues.${layer}`, all.values, stored, cacheDims(dims, form, "R", "P+L"));
-    };
+    if (form.fused) {
+      fused.push({ weights: block, temperature, modulation, text, past });
+      continue;
+    }
     if (form.half === "block") {
       const made = halfBlock(make, block, temperature, { x, modulation, rope, text, past });
-      present(made.present);
+      present(layer, made.present);
       x = made.x;
       continue;
     }
@@ -218,11 +229,16 @@ export function chunkGraph(
     const extend = (old: Value, fresh: Value): Value =>
       graph.op("Concat", [old, form.half ? graph.cast(fresh, stored) : fresh], { axis: 1 });
     const all = { keys: extend(past.keys, k), values: extend(past.values, v) };
-    present(all);
+    present(layer, all);
     // temperatures go to 100: scores in float16 would be off by 1/16
     const read = (value: Value): Value => form.half ? graph.cast(value, "F32") : value;
     const cache = { keys: [read(all.keys)], values: [read(all.values)] };
     x = leaveBlock(make, block, { x, modulation, q, cache, text });
+  }
+  if (fused.length > 0) {
+    const made = fusedBlocks(make, fused, rope, x);
+    made.present.forEach((all, layer) => present(layer, all));
+    x = made.x;
   }
   graph.output("x_out", x, "F32", ["R", "L", C]);
   return graph;

@@ -17,7 +17,8 @@ import {
 import { FEW_ROWS, type Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
 import { DeviceMemory } from "../../runtime/device_memory.ts";
 import type { FoldedWeights } from "./block.ts";
-import { chunkGraph, embedGraph, headGraph, joinGraph, linkGraph, textElement, textGraph } from "./graphs.ts";
+import { fitsFused } from "./fused_block.ts";
+import { chunkGraph, embedGraph, headGraph, joinGraph, linkGraph, tableElement, textGraph } from "./graphs.ts";
 import type { QuantisedLookup } from "./quantised.ts";
 import type { Grid } from "../../schedule.ts";
 import { ropeTable } from "./rope.ts";
@@ -197,7 +198,7 @@ export class InfinityTransformer implements Disposable {
       const { cos, sin, rows, pairs } = ropeTable(grid, last1M, width / heads);
       const dims = [rows, pairs];
       const tensor = (data: Float32Array): Tensor =>
-        textElement(this.form) === "F16"
+        tableElement(this.form) === "F16"
           ? { element: "F16", data: new Float16Array(data), dims }
           : floatTensor(data, dims);
       tables = [tensor(cos), tensor(sin)];
@@ -281,8 +282,9 @@ export class InfinityTransformer implements Disposable {
   }
 
   #form(rows: RowCount): GraphForm {
-    const { attention, norms, half } = this.#runtime.form;
-    return { rows, attention, norms, half: this.#half ? half : undefined };
+    const { attention, norms, half, fused } = this.#runtime.form;
+    if (!this.#half) return { rows, attention, norms };
+    return { rows, attention, norms, half, fused: fused && half === "block" && fitsFused(this.weights.dims) };
   }
 
   /** The form of its graphs for any number of rows. */

@@ -1,0 +1,95 @@
+/**
+ * The decoder of the BSQ-VAE (infinity.md §6) in half precision for CUDA, channels last, where operators of our own do what lies
+ * between two convolutions (runtime/fused_ops.ts): the mathematics of decoder_nhwc.ts, which reads and writes each map five times
+ * as often. The running sum stays float32.
+ *
+ * @module
+ */
+import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
+import { FUSED_DOMAIN, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
+import type { DecoderWeights } from "./decoder.ts";
+
+/** A running sum [1, h, w, C], float32, and the moments of its groups for the norm that follows. */
+interface Sum {
+  readonly x: Value;
+  readonly moments: Value;
+}
+
+/**
+ * Whether the operators take a decoder: the 256 threads of a block have four channels each, and the last block of a level keeps its
+ * width.
+ */
+export function fitsFusedDecoder({ widths, groups, blocks }: DecoderWeights): boolean {
+  return blocks > 1 && widths.every((width) => 1024 % width === 0 && width % 4 === 0 && width / groups <= 64);
+}
+
+/** latent [1, d, h, w] -> RGB [1, H, W, 3], not yet clamped. */
+export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
+  const { tensors, widths, blocks, groups, codeDim } = weights;
+  const own = (name: FusedOpName, inputs: readonly Value[]): Value[] => {
+    const attributes = "attributes" in FUSED_OPS[name] ? { groups } : {};
+    return graph.ops(name, inputs, FUSED_OPS[name].outputs.length, attributes, FUSED_DOMAIN);
+  };
+  const bias = (name: string): Value => graph.weight(tensors[`${name}.conv.bias`]!);
+  const norm = (name: string, part: "weight" | "bias"): Value => graph.weight(tensors[`${name}.norm.${part}`]!);
+  /** Without its bias, which what follows adds. */
+  const conv = (x: Value, name: string, biases: readonly Value[] = []): Value => {
+    const weight = tensors[`${name}.conv.weight`]!;
+    const kernel = weight.shape[2]!;
+    const pad = (kernel - 1) / 2;
+    const last = graph.op("Transpose", [graph.halfWeight(weight)], { perm: [0, 2, 3, 1] });
+    const attributes = { kernel_shape: [kernel, kernel], pads: [pad, pad, pad, pad] };
+    return graph.op("NhwcConv", [x, last, ...biases], attributes, MICROSOFT);
+  };
+  const biased = (x: Value, name: string, nextNorm: string): Sum => {
+    const [sum, moments] = own("BiasMoments", [conv(x, name), bias(name), norm(nextNorm, "weight")]);
+    return { x: sum!, moments: moments! };
+  };
+  const swish = ({ x, moments }: Sum, name: string): Value => own("NormSwish", [x, moments, norm(name, "bias")])[0]!;
+
+  /** What the two convolutions of a residual block give, and the block's input or what stands for it. */
+  const branch = ({ x, moments }: Sum, name: string): { map: Value; added: Value; other?: readonly [Value, Value] } => {
+    const h = conv(swish({ x, moments }, `${name}.norm1`), `${name}.conv1`);
+    const [inner] = own("MapMoments", [h, bias(`${name}.conv1`), norm(`${name}.norm2`, "weight")]) as [Value];
+    const shift = norm(`${name}.norm2`, "bias");
+    const [active] = own("MapNormSwish", [h, bias(`${name}.conv1`), inner, shift]) as [Value];
+    const map = conv(active, `${name}.conv2`);
+    const shortcut = `${name}.nin_shortcut`;
+    if (!tensors[`${shortcut}.conv.weight`]) return { map, added: x };
+    return { map, added: x, other: [conv(graph.cast(x, "F16"), shortcut), bias(shortcut)] };
+  };
+  const residual = (sum: Sum, name: string, nextNorm: string): Sum => {
+    const { map, added, other } = branch(sum, name);
+    const [weight, own2] = [norm(nextNorm, "weight"), bias(`${name}.conv2`)];
+    const [x, moments] = other
+      ? own("MapsMoments", [map, own2, ...other, weight])
+      : own("SumMoments", [map, own2, added, weight]);
+    return { x: x!, moments: moments! };
+  };
+  /** The last block of a level, and its sum with each pixel four times, float16. */
+  const residualDoubled = (sum: Sum, name: string): Value => {
+    const { map, added } = branch(sum, name);
+    return own("SumDouble", [map, bias(`${name}.conv2`), added])[0]!;
+  };
+
+  const latent = graph.input("latent", "F32", [1, codeDim, "h", "w"]);
+  const cells = graph.cast(graph.op("Transpose", [latent], { perm: [0, 2, 3, 1] }), "F16");
+  const top = widths.length - 1;
+  let sum = biased(cells, "conv_in", "mid.block_1.norm1");
+  sum = residual(sum, "mid.block_1", "mid.block_2.norm1");
+  sum = residual(sum, "mid.block_2", `up.${top}.block.0.norm1`);
+  for (let level = top; level >= 0; level--) {
+    const name = (i: number): string => `up.${level}.block.${i}`;
+    for (let i = 0; i < blocks - 1; i++) sum = residual(sum, name(i), `${name(i + 1)}.norm1`);
+    if (level === 0) {
+      sum = residual(sum, name(blocks - 1), "norm_out");
+      break;
+    }
+    const large = residualDoubled(sum, name(blocks - 1));
+    sum = biased(large, `up.${level}.upsample.conv`, `up.${level - 1}.block.0.norm1`);
+  }
+  return graph.cast(
+    conv(swish(sum, "norm_out"), "conv_out", [graph.halfWeight(tensors["conv_out.conv.bias"]!)]),
+    "F32",
+  );
+}
