@@ -7,8 +7,10 @@
  * pixel values that differ.
  */
 import { parseArgs } from "node:util";
+import { toUint8 } from "../src/core.ts";
 import { Graph } from "../src/graph/graph.ts";
-import { Decoder, decoderGraph } from "../src/models/infinity/decoder.ts";
+import { decoderGraph } from "../src/models/infinity/decoder.ts";
+import { decodedFused } from "../src/models/infinity/decoder_fused.ts";
 import { decodedNhwc, fitsNhwc } from "../src/models/infinity/decoder_nhwc.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { openCuda } from "../src/runtime/cuda.ts";
@@ -39,12 +41,12 @@ using cuda = await openCuda();
 const wanted = new Float32Array(3 * H * W);
 using plain = await cpu.createSession(decoderGraph(weights));
 await plain.run({ latent }, { rgb: floatTensor(wanted, [1, 3, H, W]) });
-using onCpu = new Decoder(weights, cpu);
-const pixels = await onCpu.pixels(latent.data, h, w);
+const pixels = toUint8(wanted, H, W);
 using there = cuda.upload!(latent);
-for (const half of [undefined, "block"] as const) {
-  const graph = new Graph("vae decoder, channels last", { maps: "channels last", half });
-  const rgb = graph.op("Transpose", [decodedNhwc(graph, weights)], { perm: [0, 3, 1, 2] });
+for (const [half, fused] of [[undefined, false], ["block", false], ["block", true]] as const) {
+  const graph = new Graph("vae decoder, channels last", { maps: "channels last", half, fused });
+  const decoded = fused ? decodedFused(graph, weights) : decodedNhwc(graph, weights);
+  const rgb = graph.op("Transpose", [decoded], { perm: [0, 3, 1, 2] });
   graph.output("rgb", rgb, "F32", [1, 3, "H", "W"]);
   using session = await cuda.createDeviceSession!(graph);
   const found = new Float32Array(wanted.length);
@@ -55,14 +57,13 @@ for (const half of [undefined, "block"] as const) {
     size += value ** 2;
     most = Math.max(most, Math.abs(found[i]! - value));
   }
-  using onCuda = new Decoder(weights, cuda, { half: half !== undefined });
-  const bytes = await onCuda.pixels(there, h, w);
+  const bytes = toUint8(found, H, W);
   const off = bytes.reduce((count, value, i) => count + Number(value !== pixels[i]), 0);
   const levels = bytes.reduce((largest, value, i) => Math.max(largest, Math.abs(value - pixels[i]!)), 0);
   console.log(
-    `${half ? "f16" : "f32"}: relative error ${Math.sqrt(error / size).toExponential(2)}, largest ${
-      most.toExponential(2)
-    }; ` +
+    `${half ? "f16" : "f32"}${fused ? ", fused" : ""}: relative error ${
+      Math.sqrt(error / size).toExponential(2)
+    }, largest ${most.toExponential(2)}; ` +
       `pixel values off by at most ${levels}: ${(off / bytes.length * 100).toFixed(3)} %`,
   );
 }

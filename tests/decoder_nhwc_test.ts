@@ -3,10 +3,12 @@ import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
 import { type Attributes, Graph, type GraphForm, type Value } from "../src/graph/graph.ts";
 import { decoderGraph, readDecoderWeights } from "../src/models/infinity/decoder.ts";
+import { decodedFused, fitsFusedDecoder } from "../src/models/infinity/decoder_fused.ts";
 import { decodedNhwc, fitsNhwc } from "../src/models/infinity/decoder_nhwc.ts";
 import { openNative } from "../src/runtime/native.ts";
 import { floatTensor } from "../src/runtime/runtime.ts";
 import { distance } from "./attention.ts";
+import { REFERENCE } from "./fused_reference.ts";
 import { MODELS } from "./mini_models.ts";
 
 /** CUDA's own operators by the standard ones that define them, for a machine without a GPU. */
@@ -15,8 +17,8 @@ class Standard extends Graph {
     const first = (x: Value): Value => super.op("Transpose", [x], { perm: [0, 3, 1, 2] });
     const last = (x: Value): Value => super.op("Transpose", [x], { perm: [0, 2, 3, 1] });
     if (type === "NhwcConv") {
-      const [x, weight, bias] = inputs as [Value, Value, Value];
-      return last(super.op("Conv", [first(x), first(weight), bias], attributes));
+      const [x, weight, bias] = inputs as [Value, Value, Value?];
+      return last(super.op("Conv", bias ? [first(x), first(weight), bias] : [first(x), first(weight)], attributes));
     }
     if (type === "GroupNorm") {
       const [x, weight, bias] = inputs as [Value, Value, Value];
@@ -31,9 +33,10 @@ class Standard extends Graph {
   }
 }
 
-for (const [form, most] of [[{}, 1e-5], [{ half: "block" }, 5e-3]] as const satisfies [GraphForm, number][]) {
-  Deno.test(`the decoder of CUDA is the decoder, channels last, ${"half" in form ? "in half precision" : ""}`, async () => {
-    using runtime = openNative();
+const FORMS = [[{}, 1e-5], [{ half: "block" }, 5e-3], [{ half: "block", fused: true }, 5e-3]] as const;
+for (const [form, most] of FORMS satisfies readonly (readonly [GraphForm, number])[]) {
+  Deno.test(`the decoder of CUDA is the decoder, channels last ${JSON.stringify(form)}`, async () => {
+    using runtime = openNative({ resident: "cuda", fused: REFERENCE });
     for (const model of ["mini-2b", "mini-8b"]) {
       const weights = readDecoderWeights(await openCheckpoint(join(MODELS, model, "vae.pth")));
       const { codeDim, stride } = weights;
@@ -48,7 +51,9 @@ for (const [form, most] of [[{}, 1e-5], [{ half: "block" }, 5e-3]] as const sati
       using plain = await runtime.createSession(decoderGraph(weights));
       await plain.run({ latent }, { rgb: floatTensor(wanted, dims) });
       const graph = new Standard("vae decoder, channels last", form);
-      const rgb = graph.op("Transpose", [decodedNhwc(graph, weights)], { perm: [0, 3, 1, 2] });
+      assert(fitsFusedDecoder(weights));
+      const last = "fused" in form ? decodedFused(graph, weights) : decodedNhwc(graph, weights);
+      const rgb = graph.op("Transpose", [last], { perm: [0, 3, 1, 2] });
       graph.output("rgb", rgb, "F32", [1, 3, "H", "W"]);
       using nhwc = await runtime.createSession(graph);
       await nhwc.run({ latent }, { rgb: floatTensor(found, dims) });
