@@ -7,7 +7,7 @@ import { Decoder } from "../src/models/infinity/decoder.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { DeviceMemory } from "../src/runtime/device_memory.ts";
-import { openNative } from "../src/runtime/native.ts";
+import { type NativeOptions, openNative } from "../src/runtime/native.ts";
 import {
   type DeviceSession,
   type DeviceTensor,
@@ -16,6 +16,7 @@ import {
   type Tensor,
 } from "../src/runtime/runtime.ts";
 import { distance } from "./attention.ts";
+import { REFERENCE } from "./fused_reference.ts";
 import { MODELS } from "./mini_models.ts";
 
 /** A device that computes nothing, and counts what is alive on it. */
@@ -182,9 +183,16 @@ Deno.test("a text that does not fit on a device leaves nothing behind", async ()
   assert.equal(device.alive.size, 0);
 });
 
-for (const resident of ["webgpu", "cuda"] as const) {
-  Deno.test(`half precision of ${resident} bears activations a hundred times as large as usual`, async () => {
-    using runtime = openNative({ resident });
+const RESIDENTS = [
+  { resident: "webgpu" },
+  { resident: "cuda" },
+  { resident: "cuda", fused: REFERENCE },
+] as const satisfies NativeOptions[];
+for (const options of RESIDENTS) {
+  const { resident } = options;
+  const name = resident + ("fused" in options ? ", fused," : "");
+  Deno.test(`half precision of ${name} bears activations a hundred times as large as usual`, async () => {
+    using runtime = openNative(options);
     using memory = new DeviceMemory((_key, graph) => runtime.createDeviceSession!(graph()));
     const outputs: Float32Array[] = [];
     for (const half of [false, true]) {

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openNative } from "../src/runtime/native.ts";
+import { REFERENCE } from "./fused_reference.ts";
 import { caseNames, runCase } from "./golden.ts";
 
 const GOLDEN = join(import.meta.dirname!, "golden");
@@ -25,6 +26,15 @@ for (const resident of ["webgpu", "cuda"] as const) {
       assert(half.errors.logits! > 1e-5, `logits within ${half.errors.logits} were not made in half precision`);
     });
   }
+}
+
+for (const name of await caseNames(GOLDEN)) {
+  Deno.test(`golden case ${name} with CUDA's fused operators, by their definitions`, async () => {
+    using runtime = openNative({ resident: "cuda", fused: REFERENCE });
+    const report = await runCase(GOLDEN, name, runtime, { dtype: "f16" });
+    assert(report.passed, JSON.stringify(report, null, 1));
+    assert(report.errors.logits! > 1e-5, `logits within ${report.errors.logits} were not made in half precision`);
+  });
 }
 
 for (const options of [{ mapped: true }, { dtype: "u16" }, { dtype: "u8" }, { dtype: "u8", mapped: true }] as const) {

@@ -8,8 +8,18 @@ import ptx from "../../core_cuda/kernels.ptx" with { type: "text" };
 import { DeviceError } from "../errors.ts";
 import { address, cString, pinned } from "./ort_api.ts";
 
+/** Name of a kernel. */
+export type KernelName =
+  | "add_norm"
+  | "enter_cache"
+  | "add_bias"
+  | "sum_moments"
+  | "merge_moments"
+  | "norm_swish"
+  | "sum_double";
+
 /** Parameters of each kernel: `p`ointer, `i`nt, `l`ong long or `f`loat. */
-const PARAMETERS = {
+const PARAMETERS: Readonly<Record<KernelName, string>> = {
   add_norm: "pppfpppiiiifpp",
   enter_cache: "pppppippppiiiiippp",
   add_bias: "ppilp",
@@ -17,10 +27,7 @@ const PARAMETERS = {
   merge_moments: "ppiiiffp",
   norm_swish: "pppppilp",
   sum_double: "pppiilp",
-} as const;
-
-/** Name of a kernel. */
-export type KernelName = keyof typeof PARAMETERS;
+};
 
 /** How a kernel is cut. */
 export interface Launch {
