@@ -141,8 +141,8 @@ Deno.test("compile() builds a program that carries all it needs", async (test) =
       );
       const links = "node_modules/.deno/onnxruntime-node@1.30.0/node_modules/onnxruntime-node/";
       const named = foreign.map((path) => path.replace(links, "node_modules/onnxruntime-node/"));
-      const imported = ["core.js", "core_bg.js", "core_bg.wasm"].map((name) => `core_rs/pkg/${name}`);
-      const wanted = [...include, ...imported, "deno.json"];
+      const wasm = ["core.js", "core_bg.js", "core_bg.wasm"].map((name) => `core_rs/pkg/${name}`);
+      const wanted = [...include, ...wasm, "core_cuda/kernels.ptx", "deno.json"];
       assert.deepEqual(named.sort(), wanted.sort());
       for (const path of include) {
         assert.deepEqual(await Deno.readFile(join(unpacked, path)), await Deno.readFile(join(ROOT, path)), path);
