@@ -139,6 +139,37 @@ Deno.test("both rows of a picture whose texts are of one length run as one, unti
   assert.equal(device.alive.size, 0);
 });
 
+Deno.test("a cache is cut where it lies, on a device that can", async () => {
+  const device = new FakeDevice();
+  const rows: number[] = [];
+  const row: Runtime["row"] = (whole, _element, index, freed) => {
+    rows.push(index);
+    const view = {
+      dims: [1, ...whole.dims.slice(1)],
+      [Symbol.dispose]: () => void (device.alive.delete(view) && freed()),
+    };
+    device.alive.add(view);
+    return view;
+  };
+  const { run, depth, model: { dims: { chunks } } } = await begin(Object.assign(device, { row }), false, [4, 4]);
+  const scale = async (): Promise<void> => {
+    let x = run.start() as DeviceRows;
+    for (let chunk = 0; chunk < chunks; chunk++) x = await run.chunk(chunk, x, GRID) as DeviceRows;
+    run.kernels.free(x);
+  };
+  await scale();
+  const graphs = device.runs.length;
+  await run.keepRows(1, 2);
+  assert.equal(device.runs.length, graphs, "no graph ran");
+  assert.deepEqual(rows, new Array(2 * depth).fill(1));
+  await scale();
+  assert.deepEqual(device.chunks().at(-1)!["keys.0"]!.dims, [1, 1, 32]);
+  const [texts, tables] = [2 * TEXT_TENSORS(depth), 2];
+  assert.equal(device.alive.size, texts + tables + 2 * depth, "what was cut is gone with its next scale");
+  run[Symbol.dispose]();
+  assert.equal(device.alive.size, 0);
+});
+
 Deno.test("a cache of two rows is cut to one, and the text with it", async () => {
   const outputs: Float32Array[] = [];
   for (const lengths of [[4, 4], [4, 5]]) { // joined, and apart: the null row must not notice

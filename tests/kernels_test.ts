@@ -159,3 +159,29 @@ Deno.test("DeviceMemory frees a tensor with its last holder, and the rest with i
   memory[Symbol.dispose]();
   assert.equal(alive, 0);
 });
+
+Deno.test("DeviceMemory keeps a tensor as long as a row of it, and takes rows by graphs where it has to", async () => {
+  const alive = new Set<string>();
+  const tensor = (name: string, dims: readonly number[], freed?: () => void) => {
+    alive.add(name);
+    const dispose = () => {
+      if (alive.delete(name)) freed?.();
+    };
+    return { dims, [Symbol.dispose]: dispose };
+  };
+  const memory = new DeviceMemory(() => Promise.reject(new Error("nobody asks for this")), {
+    upload: ({ dims }) => tensor("whole", dims),
+    row: (whole, _element, row, freed) => tensor(`row ${row}`, [1, ...whole.dims.slice(1)], freed),
+  });
+  const whole = await memory.upload(floatTensor(new Float32Array(6), [2, 3]));
+  const row = memory.row(whole, "F32", 1)!;
+  assert.deepEqual(row.dims, [1, 3]);
+  memory.free(whole);
+  assert.deepEqual([...alive], ["whole", "row 1"]);
+  memory.free(row);
+  assert.equal(alive.size, 0);
+  memory.row(await memory.upload(floatTensor(new Float32Array(6), [2, 3])), "F32", 0);
+  memory[Symbol.dispose]();
+  assert.equal(alive.size, 0);
+  assert.equal(new DeviceMemory(() => Promise.reject(new Error("none"))).row(whole, "F32", 0), undefined);
+});

@@ -109,6 +109,8 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     return this.#each(x.slice(-this.#images), (own) => {
       const [rows, L] = own.dims as [number, number];
       if (rows === 1) return Promise.resolve(this.#memory.hold(own));
+      const row = this.#memory.row(own, "F32", 1);
+      if (row) return Promise.resolve(row);
       return this.#one(`null ${this.#width}`, () => nullRowGraph(this.#width), { x: own }, "y", [1, L, this.#width]);
     });
   }

@@ -38,16 +38,18 @@ export interface DeviceRunOptions {
 export class DeviceMemory implements Disposable {
   readonly #sessions: DeviceSessions;
   readonly #upload: Runtime["upload"];
+  readonly #row: Runtime["row"];
   readonly #holders = new Map<DeviceTensor, number>();
 
   /**
    * Nothing is held at first.
    *
-   * @param upload how tensors are copied to the device; by graphs, where it has no other way
+   * @param device how tensors are copied to it, and rows taken; by graphs, where it has no other way
    */
-  constructor(sessions: DeviceSessions, upload?: Runtime["upload"]) {
+  constructor(sessions: DeviceSessions, { upload, row }: Pick<Runtime, "upload" | "row"> = {}) {
     this.#sessions = sessions;
     this.#upload = upload;
+    this.#row = row;
   }
 
   /** Runs a graph; its outputs named in `kept` (with their shapes) stay on the device, held once. */
@@ -95,6 +97,14 @@ export class DeviceMemory implements Disposable {
     const outputs = { y: floatTensor(data, dims) };
     await this.run("copy F32", () => copyGraph("F32"), { x: tensor }, {}, { outputs });
     return data;
+  }
+
+  /** One row [1, ...] of a tensor [R, ...], which is held as long; undefined where that takes a graph. */
+  row(tensor: DeviceTensor, element: Tensor["element"], row: number): DeviceTensor | undefined {
+    if (!this.#row) return undefined;
+    const view = this.#row(tensor, element, row, () => this.free(tensor));
+    this.hold(tensor);
+    return this.hold(view);
   }
 
   /** One more holder of a tensor. */

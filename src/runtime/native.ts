@@ -14,7 +14,8 @@ import type { CudaMemory } from "./cuda_memory.ts";
 import { CustomOps } from "./custom_ops.ts";
 import { cudaComputes, FUSED_DOMAIN, type FusedComputes, fusedOps } from "./fused_ops.ts";
 import { libraryPath } from "./library_path.ts";
-import { type NativeMemory, NativeSession, newTensor, OUT_OF_MEMORY, releasedError } from "./native_session.ts";
+import { type NativeMemory, NativeSession, OUT_OF_MEMORY, releasedError } from "./native_session.ts";
+import { type NativeTensor, newTensor, rowOf } from "./native_tensor.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
 import type { DeviceForm, DeviceSession, DeviceTensor, Residency, Runtime, Tensor } from "./runtime.ts";
 
@@ -100,6 +101,8 @@ export class NativeRuntime implements Runtime {
   readonly createDeviceSession: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
   /** See {@linkcode Runtime}. */
   readonly upload: ((tensor: Tensor) => DeviceTensor) | undefined;
+  /** See {@linkcode Runtime}. */
+  readonly row: Runtime["row"];
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
@@ -139,7 +142,10 @@ export class NativeRuntime implements Runtime {
     if (computes) this.#ops = new CustomOps(api, FUSED_DOMAIN, provider, fusedOps(computes));
     if (!this.#memory.device) return;
     this.createDeviceSession = (graph, repeated) => this.createSession(graph, "packed", true, repeated);
-    if (cuda) this.upload = (tensor) => this.#upload(cuda, tensor);
+    if (!cuda) return;
+    this.upload = (tensor) => this.#upload(cuda, tensor);
+    this.row = (tensor, element, row, freed) =>
+      rowOf(api, this.#memory.device!, element, tensor as NativeTensor, row, freed);
   }
 
   #deviceMemory(): Handle | undefined {

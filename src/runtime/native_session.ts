@@ -8,7 +8,8 @@ import type { Graph } from "../graph/graph.ts";
 import { ELEMENT, type ElementName } from "../graph/onnx_proto.ts";
 import type { CudaMemory } from "./cuda_memory.ts";
 import { address, cString, type Handle, type OrtApi, OrtError, pinned } from "./ort_api.ts";
-import { Recordings } from "./recordings.ts";
+import { NativeTensor, newTensor } from "./native_tensor.ts";
+import { NOT_RECORDED, Recordings } from "./recordings.ts";
 import type { DeviceSession, DeviceTensor, Tensor, Tensors } from "./runtime.ts";
 
 /** What the library says when the system gives it no memory, or no room to map a file. */
@@ -24,14 +25,37 @@ export interface NativeMemory {
   readonly cuda?: CudaMemory | undefined;
 }
 
-/** Bytes of an element. */
-const BYTES: Readonly<Record<Tensor["element"], number>> = { F32: 4, F16: 2, I32: 4, I64: 8 };
-
 /** What is wrong when somebody goes on with an engine that was disposed. */
 export function releasedError(graph: string): DeviceError {
   return new DeviceError(`Cannot run graph "${graph}": it was released with its engine`, {
     hint: "Dispose an engine after the last picture it draws",
   });
+}
+
+/** A run with all its tensors. */
+interface BoundRun {
+  readonly options: Handle;
+  readonly binding: Handle;
+  /** Values over host memory. */
+  readonly host: readonly bigint[];
+  /** That memory, which must stay as long as they do. */
+  readonly arrays: readonly Tensor["data"][];
+}
+
+/** Where all tensors of a run lie, and their shapes. */
+function placesOf(
+  inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+  placed: Readonly<Record<string, NativeTensor>>,
+): string {
+  let places = "";
+  for (const tensors of [inputs, placed]) {
+    for (const name in tensors) {
+      const tensor = tensors[name];
+      places += tensor instanceof NativeTensor ? tensor.place : (tensor as Tensor).data;
+      places += ";";
+    }
+  }
+  return places;
 }
 
 /** A loaded graph. */
@@ -43,7 +67,7 @@ export class NativeSession implements DeviceSession {
   readonly #inputs: NameTable;
   readonly #outputs: NameTable;
   readonly #elements: Readonly<Record<string, ElementName>>; // of the outputs
-  readonly #recordings: Recordings | undefined;
+  readonly #recordings: Recordings<BoundRun> | undefined;
   readonly #waits: boolean;
   readonly #released: () => void;
   #running = 0;
@@ -114,48 +138,29 @@ export class NativeSession implements DeviceSession {
     signal?.throwIfAborted();
     const { call } = this.#api;
     const { device, cuda } = this.#memory;
-    const host: bigint[] = []; // values over host memory, released after the run; those of the device are their owners'
     const placed: Record<string, NativeTensor> = {}; // outputs that have their places before the run
-    const options = this.#api.create((out) => call.CreateRunOptions(out));
-    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(options));
-    const binding = this.#api.create((out) => call.CreateIoBinding(this.#session, out));
-    const wrap = (name: string, tensor: Tensor | undefined): Handle => {
-      const value = this.#wrap(name, tensor);
-      host.push(value);
-      return Deno.UnsafePointer.create(value);
-    };
+    let bound: BoundRun | undefined;
+    const stop = (): void => this.#api.check(call.RunOptionsSetTerminate(bound!.options));
     this.#running++;
     try {
-      for (const [i, name] of this.#inputs.names.entries()) {
-        const tensor = inputs[name];
-        const value = tensor instanceof NativeTensor ? tensor.value : wrap(name, tensor as Tensor | undefined);
-        this.#api.check(call.BindInput(binding, this.#inputs.strings[i]!, value));
-      }
-      for (const [i, name] of this.#outputs.names.entries()) {
-        const dims = kept[name];
-        if (dims && cuda) {
-          placed[name] = newTensor(this.#api, device!, cuda, this.#elements[name] as Tensor["element"], dims);
+      if (cuda) {
+        for (const name in kept) {
+          placed[name] = newTensor(this.#api, device!, cuda, this.#elements[name] as Tensor["element"], kept[name]!);
         }
-        const value = placed[name]?.value ?? (dims ? undefined : wrap(name, outputs[name]));
-        this.#api.check(
-          value === undefined
-            ? call.BindOutputToDevice(binding, this.#outputs.strings[i]!, device!)
-            : call.BindOutput(binding, this.#outputs.strings[i]!, value),
-        );
+        this.#runQueued(inputs, outputs, placed);
+        return placed;
       }
+      bound = this.#bind(inputs, outputs, placed, kept);
       signal?.addEventListener("abort", stop);
-      if (cuda) this.#runQueued(options, binding, inputs, placed, Object.keys(outputs).length > 0);
-      else this.#api.check(await call.RunWithBinding(this.#session, options, binding));
-      return cuda ? placed : this.#boundOutputs(binding, kept);
+      this.#api.check(await call.RunWithBinding(this.#session, bound.options, bound.binding));
+      return this.#boundOutputs(bound.binding, kept);
     } catch (cause) {
       for (const tensor of Object.values(placed)) tensor[Symbol.dispose]();
       signal?.throwIfAborted();
       throw this.#runFailure(cause);
     } finally {
       signal?.removeEventListener("abort", stop);
-      call.ReleaseIoBinding(binding);
-      for (const value of host) call.ReleaseValue(Deno.UnsafePointer.create(value));
-      call.ReleaseRunOptions(options);
+      if (bound) this.#unbind(bound);
       this.#running--;
       if (this.#disposed) this.#release();
     }
@@ -166,31 +171,78 @@ export class NativeSession implements DeviceSession {
    * go to the host, or the graph has an operator that reads tables from host memory: the library gives them back when it has
    * waited, and must have done so before the session is released.
    *
-   * A run whose tensors lie where those of several earlier runs lay is recorded, and from then on replayed: launched as one.
+   * A run whose tensors lie where those of several earlier runs lay is recorded, and from then on replayed: launched as one, with
+   * what was bound for the recording, since binding takes longer than all else.
    */
   #runQueued(
-    options: Handle,
-    binding: Handle,
     inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    outputs: Tensors,
     placed: Readonly<Record<string, NativeTensor>>,
-    toHost: boolean,
   ): void {
     const { call } = this.#api;
-    const config = (key: string, value: string): void =>
-      this.#api.check(call.AddRunConfigEntry(options, cString(key), cString(value)));
-    if (!toHost && !this.#waits) config("disable_synchronize_execution_providers", "1");
-    if (this.#recordings) {
-      let key = "";
-      for (const tensors of [inputs, placed]) {
-        for (const name in tensors) {
-          const tensor = tensors[name];
-          key += tensor instanceof NativeTensor ? tensor.place : (tensor as Tensor).data;
-          key += ";";
-        }
-      }
-      config("gpu_graph_id", this.#recordings.idOf(key));
+    const run = ({ options, binding }: BoundRun): void =>
+      this.#api.check(call.RunWithBindingNow(this.#session, options, binding));
+    const toHost = Object.keys(outputs).length > 0;
+    const recording = toHost ? undefined : this.#recordings?.of(placesOf(inputs, placed));
+    if (recording?.bound) return run(recording.bound);
+    const bound = this.#bind(inputs, outputs, placed, {});
+    try {
+      const config = (key: string, value: string): void =>
+        this.#api.check(call.AddRunConfigEntry(bound.options, cString(key), cString(value)));
+      if (!toHost && !this.#waits) config("disable_synchronize_execution_providers", "1");
+      if (this.#recordings) config("gpu_graph_id", recording?.id ?? NOT_RECORDED);
+      run(bound);
+      if (recording) recording.bound = bound;
+    } finally {
+      if (!recording?.bound) this.#unbind(bound);
     }
-    this.#api.check(call.RunWithBindingNow(this.#session, options, binding));
+  }
+
+  /** Binds all tensors of a run; outputs without a place get one by the library. */
+  #bind(
+    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
+    outputs: Tensors,
+    placed: Readonly<Record<string, NativeTensor>>,
+    kept: Readonly<Record<string, readonly number[]>>,
+  ): BoundRun {
+    const { call } = this.#api;
+    const host: bigint[] = []; // values over host memory; those of the device are their owners'
+    const arrays: Tensor["data"][] = [];
+    const wrap = (name: string, tensor: Tensor | undefined): Handle => {
+      const value = this.#wrap(name, tensor);
+      host.push(value);
+      arrays.push(tensor!.data);
+      return Deno.UnsafePointer.create(value);
+    };
+    const options = this.#api.create((out) => call.CreateRunOptions(out));
+    const binding = this.#api.create((out) => call.CreateIoBinding(this.#session, out));
+    const bound = { options, binding, host, arrays };
+    try {
+      for (const [i, name] of this.#inputs.names.entries()) {
+        const tensor = inputs[name];
+        const value = tensor instanceof NativeTensor ? tensor.value : wrap(name, tensor as Tensor | undefined);
+        this.#api.check(call.BindInput(binding, this.#inputs.strings[i]!, value));
+      }
+      for (const [i, name] of this.#outputs.names.entries()) {
+        const value = placed[name]?.value ?? (kept[name] ? undefined : wrap(name, outputs[name]));
+        this.#api.check(
+          value === undefined
+            ? call.BindOutputToDevice(binding, this.#outputs.strings[i]!, this.#memory.device!)
+            : call.BindOutput(binding, this.#outputs.strings[i]!, value),
+        );
+      }
+      return bound;
+    } catch (error) {
+      this.#unbind(bound);
+      throw error;
+    }
+  }
+
+  #unbind({ options, binding, host }: BoundRun): void {
+    const { call } = this.#api;
+    call.ReleaseIoBinding(binding);
+    for (const value of host) call.ReleaseValue(Deno.UnsafePointer.create(value));
+    call.ReleaseRunOptions(options);
   }
 
   /** The outputs of a run that stay on the device; all of them come back in the order they were bound. */
@@ -238,6 +290,7 @@ export class NativeSession implements DeviceSession {
   #release(): void {
     if (this.#running > 0 || this.#session === null) return;
     this.#memory.cuda?.synchronize(); // the queue may still read what the session holds
+    for (const bound of this.#recordings?.bound() ?? []) this.#unbind(bound);
     this.#api.call.ReleaseSession(this.#session);
     this.#session = null;
     this.#released();
@@ -259,77 +312,6 @@ export class NativeSession implements DeviceSession {
     ));
     return out[0]!;
   }
-}
-
-/** A value that the library keeps on the device. */
-export class NativeTensor implements DeviceTensor {
-  readonly #api: OrtApi;
-  readonly #freed: (() => void) | undefined;
-  #value: Handle;
-  /** Address and shape: two tensors of one place are the same to a recorded run. */
-  readonly place: string;
-
-  /**
-   * Takes a value over.
-   *
-   * @param address where it lies, where that is known
-   * @param freed called when the value is gone
-   */
-  constructor(
-    api: OrtApi,
-    value: Handle,
-    readonly dims: readonly number[],
-    readonly address: number,
-    freed?: () => void,
-  ) {
-    this.#api = api;
-    this.place = `${address} ${dims}`;
-    this.#value = value;
-    this.#freed = freed;
-  }
-
-  /** The library's handle. */
-  get value(): Handle {
-    if (this.#value === null) throw new TypeError("Cannot run on a device tensor that was disposed");
-    return this.#value;
-  }
-
-  /** Gives the memory back. */
-  [Symbol.dispose](): void {
-    if (this.#value === null) return;
-    this.#api.call.ReleaseValue(this.#value);
-    this.#value = null;
-    this.#freed?.();
-  }
-}
-
-/**
- * A tensor in CUDA's memory; its values are whatever lay there.
- *
- * @throws {DeviceError} when there is no room
- */
-export function newTensor(
-  api: OrtApi,
-  device: Handle,
-  cuda: CudaMemory,
-  element: Tensor["element"],
-  dims: readonly number[],
-): NativeTensor {
-  const bytes = dims.reduce((product, dim) => product * dim, BYTES[element]);
-  const place = cuda.allocate(bytes);
-  const shape = BigInt64Array.from(dims, BigInt);
-  const value = api.create((out) =>
-    api.call.CreateTensorAt(
-      device,
-      BigInt(place),
-      BigInt(bytes),
-      shape,
-      BigInt(shape.length),
-      ELEMENT[element],
-      out,
-    )
-  );
-  return new NativeTensor(api, value, dims, place, () => cuda.free(place));
 }
 
 /** A char*[] of names that lives as long as this object. */

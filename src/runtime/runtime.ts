@@ -103,6 +103,13 @@ export interface Runtime extends Disposable {
   readonly createDeviceSession?: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
   /** Copies a tensor into the device's memory; absent where only graphs can. */
   readonly upload?: ((tensor: Tensor) => DeviceTensor) | undefined;
+  /**
+   * One row [1, ...] of a tensor [R, ...], where it lies: the tensor must stay until `freed` is called. Absent where only graphs can
+   * make one.
+   */
+  readonly row?:
+    | ((tensor: DeviceTensor, element: Tensor["element"], row: number, freed: () => void) => DeviceTensor)
+    | undefined;
 }
 
 /**

@@ -205,6 +205,7 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     const graph = () => cutGraph(dims, row, form);
     const cut: (Pair | undefined)[] = [];
     for (let chunk = 0; chunk < dims.chunks; chunk++) {
+      if (this.#takeRows(cache, chunk, row, cut)) continue;
       const inputs: Record<string, DeviceTensor> = {};
       const kept: Record<string, readonly number[]> = {};
       for (const [layer, block] of this.#layers(chunk)) {
@@ -221,6 +222,19 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
       }
     }
     return cut;
+  }
+
+  /** The same without a graph, where tensors need not be copied for it: says whether. */
+  #takeRows(cache: (Pair | undefined)[], chunk: number, row: number, cut: (Pair | undefined)[]): boolean {
+    const element = cacheElement(this.#transformer.form);
+    for (const [, block] of this.#layers(chunk)) {
+      const { keys, values, tokens } = cache[block]!;
+      const [one, other] = [this.#memory.row(keys, element, row), this.#memory.row(values, element, row)];
+      if (!one || !other) return false;
+      cut[block] = { keys: one, values: other, tokens };
+      this.#replace(cache, block, undefined);
+    }
+    return true;
   }
 
   #replace(cache: (Pair | undefined)[], block: number, pair: Pair | undefined): void {

@@ -242,7 +242,7 @@ export class InfinityTransformer implements Disposable {
 
   /** Memory of the device, for one batch of pictures. */
   deviceMemory(): DeviceMemory {
-    return new DeviceMemory((...session) => this.deviceSession(...session), this.#runtime.upload);
+    return new DeviceMemory((...session) => this.deviceSession(...session), this.#runtime);
   }
 
   /** Sessions of a device, by key; created on first use, and released with the others. */
