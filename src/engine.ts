@@ -314,7 +314,12 @@ export class Engine implements Disposable {
     const wanted = negativePrompt === undefined ? [prompt] : [prompt, negativePrompt];
     const missing = wanted.filter((text) => !this.#features.has(text));
     if (missing.length > 0) {
-      const encoder = this.#encoder ??= T5Encoder.open(this.model.text, this.#device.runtime, this.#residency);
+      const encoder = this.#encoder ??= T5Encoder.open(
+        this.model.text,
+        this.#device.runtime,
+        this.#residency,
+        this.#dtype === "f16",
+      );
       try {
         for (const text of missing) {
           const { ids, truncated } = (await this.#tokenizer!).encode(text);

@@ -196,6 +196,38 @@ Deno.test("a cache of two rows is cut to one, and the text with it", async () =>
   assert(distance(cond, nul) > 1e-3, "and the rows in their texts");
 });
 
+Deno.test("a null text is encoded once for all pictures with so many tokens, and stays with the transformer", async () => {
+  const device = new FakeDevice();
+  const { transformer, width } = await begin(device);
+  device.alive.clear();
+  device.runs.length = 0;
+  const request = { dims: { width, chunks: 8, codeDim: 4, tokenDim: 4, patchify: false }, images: 1 };
+  const picture = async (tokens: number): Promise<void> => {
+    const nul = await transformer.nullFeatures(tokens);
+    const own = new Float32Array(nul.length);
+    const grids = { last: GRID, last1M: { h: 64, w: 64 }, capacity: [] };
+    const run = await beginRun(transformer, [own, nul], { ...request, ...grids });
+    run.freeCache();
+    run[Symbol.dispose]();
+  };
+  const encoded = (): number => device.runs.filter(({ graph }) => graph === "text").length;
+  await picture(4);
+  const kept = device.alive.size;
+  assert(kept > 0);
+  assert.equal(encoded(), 2);
+  await picture(4);
+  assert.equal(encoded(), 3, "only the prompt's own");
+  assert.equal(device.alive.size, kept);
+  await picture(5);
+  assert.equal(encoded(), 5);
+  for (const tokens of [500, 512]) await picture(tokens);
+  const full = device.alive.size;
+  await picture(511);
+  assert.equal(device.alive.size, full, "no room for more lengths");
+  transformer[Symbol.dispose]();
+  assert.equal(device.alive.size, 0);
+});
+
 Deno.test("a run that fails on a device keeps its cache, and all of it is freed at the end", async () => {
   const device = new FakeDevice();
   const { run, scale, depth, per } = await begin(device);

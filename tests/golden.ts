@@ -92,7 +92,7 @@ export async function runCase(
 
   // text
   const tokenizer = await loadTokenizer(model.textFolder);
-  using encoder = T5Encoder.open(model.text, runtime, residency);
+  using encoder = T5Encoder.open(model.text, runtime, residency, half);
   const encode = async (key: string, text: string): Promise<Float32Array> => {
     const { ids } = tokenizer.encode(text);
     report.tokens(ids, await readIntegers(stored.get(`${key}.input_ids`)));

@@ -1,8 +1,13 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { openCheckpoint } from "../src/checkpoint/open.ts";
+import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
+import { readTensor } from "../src/checkpoint/source.ts";
 import { ModelError } from "../src/errors.ts";
 import { openNative } from "../src/runtime/native.ts";
 import { distanceBuckets, readT5Weights, T5Encoder } from "../src/text/t5_encoder.ts";
+
+import { distance } from "./attention.ts";
 
 const MINI_T5 = join(import.meta.dirname!, "golden", "models", "mini-t5");
 
@@ -38,6 +43,45 @@ Deno.test("readT5Weights() names what is wrong with a folder", async () => {
     await assert.rejects(readT5Weights(folder), /layer_norm_epsilon/);
     await write({});
     await assert.rejects(readT5Weights(folder), ModelError); // no weights
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+/** Features of a folder's encoder in half precision, as CUDA computes it, and in float32. */
+async function bothFeatures(folder: string): Promise<[half: Float32Array, single: Float32Array]> {
+  const weights = await readT5Weights(folder);
+  using runtime = openNative({ resident: "cuda" });
+  using half = T5Encoder.open(weights, runtime, undefined, true);
+  using single = T5Encoder.open(weights, runtime);
+  const ids = [3, 9, 171, 8, 5, 1];
+  const found = await half.encode(ids);
+  assert.deepEqual(await half.encode(ids), found, "the second time, on sessions that are there");
+  assert.equal((await half.encode(ids.slice(2))).length, 4 * weights.dims.width);
+  return [found, await single.encode(ids)];
+}
+
+Deno.test("T5Encoder in half precision is near float32, and bears products beyond float16", async () => {
+  const plain = distance(...await bothFeatures(MINI_T5));
+  assert(plain > 1e-6 && plain < 2e-3, `relative error ${plain}`);
+
+  const folder = await Deno.makeTempDir();
+  try {
+    const source = await openCheckpoint(MINI_T5);
+    const tensors = await Promise.all(
+      source.names().map(async (name) => {
+        const ref = source.get(name);
+        const values = await readTensor(ref);
+        if (/wi_[01]/.test(name)) values.forEach((value, i) => values[i] = 300 * value);
+        return { name, dtype: "F32", shape: ref.shape, bytes: new Uint8Array(values.buffer) } as const;
+      }),
+    );
+    await writeSafetensors(join(folder, "model.safetensors"), tensors);
+    await Deno.copyFile(join(MINI_T5, "config.json"), join(folder, "config.json"));
+    const [half, single] = await bothFeatures(folder);
+    assert(half.every(Number.isFinite));
+    const error = distance(half, single);
+    assert(error < 4e-3, `relative error ${error}`);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -10,7 +10,17 @@ import { openCheckpoint } from "../checkpoint/open.ts";
 import { type Expected, matchTensors, type TensorRef } from "../checkpoint/source.ts";
 import { ModelError } from "../errors.ts";
 import { FEW_ROWS, Graph, type GraphForm, MICROSOFT, type RowCount, type Value } from "../graph/graph.ts";
-import { floatTensor, intTensor, type Residency, residencyOf, type Runtime, type Session } from "../runtime/runtime.ts";
+import { DeviceMemory } from "../runtime/device_memory.ts";
+import {
+  type DeviceSession,
+  floatTensor,
+  intTensor,
+  type Residency,
+  residencyOf,
+  type Runtime,
+  type Session,
+  type Tensor,
+} from "../runtime/runtime.ts";
 
 /** Dimensions of a T5 encoder, from config.json and the tensors' shapes. */
 export interface T5Dims {
@@ -139,6 +149,12 @@ export function t5Graph({ dims, tensors }: T5Weights, form: GraphForm): Graph {
       axis: -1,
       epsilon: { float: dims.epsilon },
     });
+  // What is normalised, or an average of what comes of that, is small enough for float16; the gated product is not (§2.2).
+  const narrow = (x: Value): Value => form.half ? graph.cast(x, "F16") : x;
+  const linear = (x: Value, name: string): Value => {
+    if (!form.half) return graph.linear(x, weight(name));
+    return graph.cast(graph.op("Gemm", [x, graph.halfWeight(weight(name))], { transB: 1 }), "F32");
+  };
   const ids = graph.input("ids", "I64", ["T"]);
   const buckets = graph.input("buckets", "I64", ["T", "T"]);
   const table = weight("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
@@ -148,18 +164,19 @@ export function t5Graph({ dims, tensors }: T5Weights, form: GraphForm): Graph {
   for (let layer = 0; layer < dims.depth; layer++) {
     const attention = `encoder.block.${layer}.layer.0.`;
     const dense = `encoder.block.${layer}.layer.1.`;
-    const n = norm(x, `${attention}layer_norm.weight`);
+    const n = narrow(norm(x, `${attention}layer_norm.weight`));
     const [q, k, v] = ["q", "k", "v"].map((part) =>
-      graph.op("Unsqueeze", [graph.linear(n, weight(`${attention}SelfAttention.${part}.weight`)), graph.ints([0])])
+      graph.op("Unsqueeze", [linear(n, `${attention}SelfAttention.${part}.weight`), graph.ints([0])])
     ) as [Value, Value, Value];
     const scale = 1; // T5 leaves scores unscaled
     const attended = graph.attention(q, k, v, { heads: dims.heads, width: dims.inner, scale, bias });
-    const merged = graph.reshape(attended, [-1, dims.inner]);
-    x = graph.op("Add", [x, graph.linear(merged, weight(`${attention}SelfAttention.o.weight`))]);
-    const m = norm(x, `${dense}layer_norm.weight`);
-    const gate = graph.op("FastGelu", [graph.linear(m, weight(`${dense}DenseReluDense.wi_0.weight`))], {}, MICROSOFT);
-    const gated = graph.op("Mul", [gate, graph.linear(m, weight(`${dense}DenseReluDense.wi_1.weight`))]);
-    x = graph.op("Add", [x, graph.linear(gated, weight(`${dense}DenseReluDense.wo.weight`))]);
+    const merged = narrow(graph.reshape(attended, [-1, dims.inner]));
+    x = graph.op("Add", [x, linear(merged, `${attention}SelfAttention.o.weight`)]);
+    const m = narrow(norm(x, `${dense}layer_norm.weight`));
+    const gate = graph.op("FastGelu", [linear(m, `${dense}DenseReluDense.wi_0.weight`)], {}, MICROSOFT);
+    const gated = graph.op("Mul", [gate, linear(m, `${dense}DenseReluDense.wi_1.weight`)]);
+    const out = weight(`${dense}DenseReluDense.wo.weight`);
+    x = graph.op("Add", [x, form.half ? graph.halfLinear(gated, out) : graph.linear(gated, out)]);
   }
   graph.output("features", norm(x, "encoder.final_layer_norm.weight"), "F32", ["T", dims.width]);
   return graph;
@@ -197,21 +214,30 @@ export class T5Encoder implements Disposable {
   readonly #weights: T5Weights;
   readonly #runtime: Runtime;
   readonly #residency: Residency;
+  readonly #half: boolean;
   readonly #sessions = new Map<RowCount, Session>();
+  readonly #there = new Map<string, Promise<DeviceSession>>(); // sessions on a device's tensors
 
-  private constructor(weights: T5Weights, runtime: Runtime, residency: Residency) {
+  private constructor(weights: T5Weights, runtime: Runtime, residency: Residency, half: boolean) {
     this.#weights = weights;
     this.#runtime = runtime;
     this.#residency = residency;
+    this.#half = half;
   }
 
-  /** Opens the encoder. Its weights are packed where they are few, or stay mapped; `residency` says otherwise. */
-  static open(weights: T5Weights, runtime: Runtime, residency?: Residency): T5Encoder {
+  /**
+   * Opens the encoder.
+   *
+   * @param residency by default its weights are packed where they are few, or stay mapped
+   * @param half products in half precision, on devices that take whole blocks in it
+   */
+  static open(weights: T5Weights, runtime: Runtime, residency?: Residency, half = false): T5Encoder {
     const elements = Object.values(weights.tensors).reduce(
       (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
       0,
     );
-    return new T5Encoder(weights, runtime, residency ?? residencyOf(elements));
+    const halves = half && runtime.form.half === "block" && runtime.createDeviceSession !== undefined;
+    return new T5Encoder(weights, runtime, residency ?? residencyOf(elements), halves);
   }
 
   /** Features [T, D] of token ids [T]. */
@@ -224,15 +250,32 @@ export class T5Encoder implements Disposable {
         hint: "The tokenizer and the encoder of the text folder do not belong together",
       });
     }
+    const input = { ids: intTensor(ids, [T]), buckets: intTensor(distanceBuckets(T, buckets, maxDistance), [T, T]) };
+    if (this.#half) return await this.#encodeThere(input, [T, width], signal);
     const features = new Float32Array(T * width);
     const few = this.#runtime.device === "cpu" && this.#residency === "mapped" && T <= FEW_ROWS;
     const session = await this.#session(few ? "few" : "many");
-    await session.run(
-      { ids: intTensor(ids, [T]), buckets: intTensor(distanceBuckets(T, buckets, maxDistance), [T, T]) },
-      { features: floatTensor(features, [T, width]) },
-      signal,
-    );
+    await session.run(input, { features: floatTensor(features, [T, width]) }, signal);
     return features;
+  }
+
+  /** On tensors of the device, so that runs for as many tokens can be recorded. */
+  async #encodeThere(
+    { ids, buckets }: { readonly ids: Tensor; readonly buckets: Tensor },
+    dims: readonly number[],
+    signal?: AbortSignal,
+  ): Promise<Float32Array> {
+    const sessions = (key: string, graph: () => Graph, repeated: boolean): Promise<DeviceSession> => {
+      let session = this.#there.get(key);
+      if (!session) this.#there.set(key, session = this.#runtime.createDeviceSession!(graph(), repeated));
+      return session;
+    };
+    using memory = new DeviceMemory(sessions, this.#runtime);
+    const inputs = { ids: await memory.upload(ids, signal), buckets: await memory.upload(buckets, signal) };
+    const { attention, half } = this.#runtime.form;
+    const graph = (): Graph => t5Graph(this.#weights, { attention, half });
+    const made = await memory.run("t5", graph, inputs, { features: dims }, { signal, repeated: true });
+    return await memory.read(made["features"]!);
   }
 
   async #session(rows: RowCount): Promise<Session> {
@@ -251,5 +294,7 @@ export class T5Encoder implements Disposable {
   [Symbol.dispose](): void {
     for (const session of this.#sessions.values()) session[Symbol.dispose]();
     this.#sessions.clear();
+    for (const session of this.#there.values()) session.then((open) => open[Symbol.dispose](), () => {});
+    this.#there.clear();
   }
 }

@@ -24,6 +24,9 @@ import type { Grid } from "../../schedule.ts";
 import { ropeTable } from "./rope.ts";
 import type { InfinityWeights } from "./weights.ts";
 
+/** Tokens of null texts, all lengths together, that stay on a device: a token is a quarter of a megabyte of a 2B model. */
+const KEPT_NULL_TOKENS = 1024;
+
 /** Keys and values of a text for every block's cross attention, and what the pooled text conditions. */
 export interface EncodedText<T = Float32Array> {
   /** Text tokens T. */
@@ -65,7 +68,9 @@ export class InfinityTransformer implements Disposable {
   readonly #residency: Residency;
   readonly #blockResidency: Residency; // integer products want their copies packed: mapped, few rows take four times as long
   readonly #sessions = new Map<string, Promise<Session>>();
-  #nullFeatures: Promise<Float32Array> | undefined;
+  readonly #nullFeatures = new Map<number, Promise<Float32Array>>(); // by tokens
+  readonly #nullTexts = new Map<Float32Array, Promise<EncodedText<DeviceTensor>>>(); // by their features
+  #nullMemory: DeviceMemory | undefined; // which they lie in
   readonly #rotations = new Map<string, readonly [Tensor, Tensor]>();
   #packedRows: number | undefined; // the row count whose links hold packed copies
 
@@ -128,10 +133,31 @@ export class InfinityTransformer implements Disposable {
     return encoded;
   }
 
-  /** The same in a device's memory. */
+  /**
+   * The same in a device's memory. A null text, of {@linkcode InfinityTransformer.nullFeatures}, is encoded once and stays there with
+   * this object, whatever is done to it by way of `memory`.
+   */
   async encodeTextThere(
     features: Float32Array,
     memory: DeviceMemory,
+    signal?: AbortSignal,
+  ): Promise<EncodedText<DeviceTensor>> {
+    const nul = this.#nullTexts.get(features);
+    if (nul) return await nul;
+    const tokens = features.length / this.weights.dims.textDim;
+    const lengths = [...this.#nullFeatures.keys()];
+    const kept = await this.#nullFeatures.get(tokens) === features &&
+      lengths.reduce((sum, length) => sum + length) <= KEPT_NULL_TOKENS;
+    if (!kept) return await this.#encodeIn(memory, features, signal);
+    const encoded = this.#encodeIn(this.#nullMemory ??= this.deviceMemory(), features, signal);
+    this.#nullTexts.set(features, encoded);
+    encoded.catch(() => this.#nullTexts.delete(features)); // or the next picture would fail as well
+    return await encoded;
+  }
+
+  async #encodeIn(
+    memory: DeviceMemory,
+    features: Float32Array,
     signal?: AbortSignal,
   ): Promise<EncodedText<DeviceTensor>> {
     const tokens = features.length / this.weights.dims.textDim;
@@ -228,11 +254,15 @@ export class InfinityTransformer implements Disposable {
     };
   }
 
-  /** The learned null prompt's first rows, [tokens, Dt] (§2.3). */
-  async nullFeatures(tokens: number): Promise<Float32Array> {
-    const { textDim } = this.weights.dims;
-    this.#nullFeatures ??= readTensor(this.weights.outer["cfg_uncond"]!);
-    return (await this.#nullFeatures).slice(0, tokens * textDim);
+  /** The learned null prompt's first rows, [tokens, Dt] (§2.3): the same array whenever it is asked for. */
+  nullFeatures(tokens: number): Promise<Float32Array> {
+    let features = this.#nullFeatures.get(tokens);
+    if (!features) {
+      const length = tokens * this.weights.dims.textDim;
+      features = readTensor(this.weights.outer["cfg_uncond"]!).then((all) => all.slice(0, length));
+      this.#nullFeatures.set(tokens, features);
+    }
+    return features;
   }
 
   /** Whether tensors can stay on the device: then pictures run there whole (device_run.ts). */
@@ -308,6 +338,7 @@ export class InfinityTransformer implements Disposable {
 
   /** Releases every session. */
   [Symbol.dispose](): void {
+    this.#nullMemory?.[Symbol.dispose]();
     this.#release();
   }
 
