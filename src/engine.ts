@@ -255,8 +255,8 @@ export class Engine implements Disposable {
           seed: seeds[index]!,
           image,
         });
-        const workers = index + 1 < batch ? this.#besides : undefined;
-        const encoding = clock.time("encode", () => encodePng(image, pngText(record), workers));
+        const last = index + 1 === batch;
+        const encoding = clock.time("encode", () => encodePng(image, pngText(record), this.#besides, last));
         decoding = begin(index + 1);
         yield { type: "image", index, seed: seeds[index]!, image, png: await encoding, record };
       }

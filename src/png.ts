@@ -11,6 +11,7 @@
 import { setImmediate } from "node:timers/promises";
 import { crc32, inflateSync } from "node:zlib";
 import { IntegrityError, type StageVarError, UsageError } from "./errors.ts";
+import type { DeflatedBand } from "./png_band.ts";
 import type { Workers } from "./workers.ts";
 
 /** A picture: rows from the top, pixels from the left, three bytes a pixel. */
@@ -42,6 +43,7 @@ const HINT = "The file is damaged or not a PNG: export it again";
  * @param image The picture.
  * @param text Entries by keyword: 1 to 79 printable Latin-1 characters; no text may hold NUL.
  * @param workers One of their threads deflates a large picture: no sooner, but this thread may do something else meanwhile.
+ * @param here This thread has nothing else to do: it deflates a large picture together with those threads that wait for work.
  * @throws {UsageError} The sizes do not fit the data, or a keyword or text cannot be stored.
  *
  * @example
@@ -57,6 +59,7 @@ export async function encodePng(
   image: RgbImage,
   text: Record<string, string> = {},
   workers?: Workers,
+  here = false,
 ): Promise<Uint8Array> {
   const { width, height, data } = image;
   if (!isSize(width, height) || data.length !== width * height * 3) {
@@ -69,7 +72,7 @@ export async function encodePng(
   new DataView(header.buffer).setUint32(4, height);
   header.set([8, 2], 8);
   const entries = Object.entries(text).map(([keyword, value]) => textChunk(keyword, value));
-  const pixels = chunk("IDAT", await deflated(image, workers));
+  const pixels = chunk("IDAT", await deflated(image, workers, here));
   return concat([SIGNATURE, chunk("IHDR", header), ...entries, pixels, chunk("IEND", new Uint8Array())]);
 }
 
@@ -199,15 +202,27 @@ function* chunks(bytes: Uint8Array): Generator<{ type: string; data: Uint8Array 
 }
 
 /** The filtered rows as a zlib stream. */
-async function deflated(image: RgbImage, workers?: Workers): Promise<Uint8Array> {
-  if (workers && image.data.length > LARGE) return await workers.run({ type: "pixels", image });
-  const { bandsOf, deflateBand, joinBands } = await import("./png_band.ts"); // readers do without its wasm
-  const bands = [];
-  for (const band of bandsOf(image)) {
-    bands.push(deflateBand(band));
+async function deflated(image: RgbImage, workers: Workers | undefined, here: boolean): Promise<Uint8Array> {
+  const large = image.data.length > LARGE;
+  if (workers && large && !here) return await workers.run({ type: "pixels", image });
+  const { bandsOf, deflateBand, joinBands, unpackBand } = await import("./png_band.ts"); // readers do without its wasm
+  const bands = bandsOf(image);
+  const made: DeflatedBand[] = [];
+  let next = 0; // whoever is done takes the next one
+  const others = Array.from({ length: large ? workers?.idle ?? 0 : 0 }, async () => {
+    while (next < bands.length) {
+      const index = next++;
+      const band = { ...bands[index]!, rows: bands[index]!.rows.slice() }; // a view would take the whole picture along
+      made[index] = unpackBand(band, await workers!.run({ type: "band", band }));
+    }
+  });
+  while (next < bands.length) {
+    const index = next++;
+    made[index] = deflateBand(bands[index]!);
     await setImmediate();
   }
-  return joinBands(bands);
+  await Promise.all(others);
+  return joinBands(made);
 }
 
 /** Inflates a zlib stream to at most `most` bytes, or throws IntegrityError. */

@@ -75,14 +75,36 @@ export function bandsOf({ width, height, data }: RgbImage): Band[] {
  * assert.deepEqual([...inflateRawSync(bytes)], [4, 0, 2, 255]);
  * ```
  */
-export function deflateBand({ rows, stride, first, last }: Band): DeflatedBand {
+export function deflateBand(band: Band): DeflatedBand {
+  return unpackBand(band, packBand(band));
+}
+
+/**
+ * The same in one array, as threads hand it on: Adler-32, four bytes, and raw deflate.
+ *
+ * @throws {RangeError} If the rows are not whole rows of whole pixels, or none.
+ *
+ * @example
+ * ```ts
+ * import { deflateBand, packBand, unpackBand } from "@stagevar/stagevar/png_band.ts";
+ * import assert from "node:assert/strict";
+ * const band = { rows: Uint8Array.of(5, 6, 7), stride: 3, first: true, last: true };
+ * assert.deepEqual(unpackBand(band, packBand(band)), deflateBand(band));
+ * ```
+ */
+export function packBand({ rows, stride, first, last }: Band): Uint8Array<ArrayBuffer> {
   const height = rows.length / stride - (first ? 0 : 1);
   if (!Number.isInteger(stride / 3) || !Number.isInteger(height) || stride < 3 || height < 1) {
     throw new RangeError(`Cannot call deflateBand(): "rows" has ${rows.length} bytes, wanted rows of ${stride}`);
   }
-  const made = png_band(rows, stride, first, last);
-  const adler = new DataView(made.buffer, made.byteOffset).getUint32(0, true);
-  return { bytes: made.subarray(4), adler, length: (stride + 1) * height };
+  return png_band(rows, stride, first, last) as Uint8Array<ArrayBuffer>;
+}
+
+/** A band's part of the stream, of what {@linkcode packBand} made of it. */
+export function unpackBand({ rows, stride, first }: Band, packed: Uint8Array): DeflatedBand {
+  const adler = new DataView(packed.buffer, packed.byteOffset).getUint32(0, true);
+  const height = rows.length / stride - (first ? 0 : 1);
+  return { bytes: packed.subarray(4), adler, length: (stride + 1) * height };
 }
 
 /**

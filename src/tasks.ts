@@ -5,7 +5,7 @@
  */
 import { gaussianProjection, type ProjectionKind, signProjection, type Stream } from "./core.ts";
 import type { RgbImage } from "./png.ts";
-import { bandsOf, deflateBand, joinBands } from "./png_band.ts";
+import { type Band, bandsOf, deflateBand, joinBands, packBand } from "./png_band.ts";
 
 /** Draws Q [M, r]. */
 export interface ProjectionTask {
@@ -29,8 +29,16 @@ export interface PixelsTask {
   readonly image: RgbImage;
 }
 
+/** Makes a part of one: see `packBand`. */
+export interface BandTask {
+  /** Discriminator. */
+  readonly type: "band";
+  /** Its rows. */
+  readonly band: Band;
+}
+
 /** Something to do. */
-export type Task = ProjectionTask | PixelsTask;
+export type Task = ProjectionTask | PixelsTask | BandTask;
 
 /** What comes of a task. */
 export type ResultOf<T extends Task> = T extends ProjectionTask ? Float32Array<ArrayBuffer> : Uint8Array<ArrayBuffer>;
@@ -48,6 +56,7 @@ export type ResultOf<T extends Task> = T extends ProjectionTask ? Float32Array<A
  */
 export function runTask<T extends Task>(task: T): ResultOf<T>;
 export function runTask(task: Task): ResultOf<Task> {
+  if (task.type === "band") return packBand(task.band);
   if (task.type === "pixels") return joinBands(bandsOf(task.image).map(deflateBand));
   const draw = task.kind === "gaussian" ? gaussianProjection : signProjection;
   return draw(task.stream, task.rows, task.rank) as Float32Array<ArrayBuffer>;

@@ -22,6 +22,8 @@ interface Job {
 interface Thread {
   readonly worker: Worker;
   job: Job | undefined;
+  /** Whether it has answered: one that is starting takes longer than most tasks. */
+  ready: boolean;
 }
 
 /**
@@ -48,6 +50,11 @@ export class Workers implements Disposable {
   /** No thread at first. */
   constructor(most: number = Math.max(1, Math.min(MOST, navigator.hardwareConcurrency - 1))) {
     this.#most = most;
+  }
+
+  /** Threads that have nothing to do and are known to run. */
+  get idle(): number {
+    return [...this.#threads].filter(({ ready, job }) => ready && !job).length;
   }
 
   /** Does a task in the next thread that is free. */
@@ -91,10 +98,11 @@ export class Workers implements Disposable {
     }
     try {
       const worker = new Worker(script, { type: "module" });
-      const thread: Thread = { worker, job: undefined };
+      const thread: Thread = { worker, job: undefined, ready: false };
       worker.onmessage = ({ data: { id, result } }: MessageEvent<{ id: number; result?: ResultOf<Task> }>) => {
         const { job } = thread;
         if (job?.id !== id) return;
+        thread.ready = true;
         thread.job = undefined;
         result === undefined ? this.#doHere(job) : job.done(result); // here, what fails says so
         this.#assign();

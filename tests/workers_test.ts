@@ -15,6 +15,9 @@ Deno.test("encodePng() makes the same file with any number of workers", async ()
     for (const threads of [1, 3]) {
       using workers = new Workers(threads);
       const files = await Promise.all([1, 2, 3].map(() => encodePng(image, { Title: "bands" }, workers)));
+      if (height > 683) assert.equal(workers.idle, threads);
+      files.push(await encodePng(image, { Title: "bands" }, workers, true)); // by those threads and this one
+      files.push(...await Promise.all([1, 2].map(() => encodePng(image, { Title: "bands" }, workers, true))));
       for (const file of files) assert.deepEqual(file, alone, `${height} rows, ${threads} threads`);
     }
   }
