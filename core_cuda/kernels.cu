@@ -36,13 +36,19 @@ extern "C" __global__ void __launch_bounds__(256) add_norm(
   const int image = blockIdx.x / tokens;
   x += row * pairs;
   const float2 *gates = (const float2 *)(gate + (long long)image * gate_stride);
-  float2 kept[CHANNELS_A_THREAD];
+  const float2 *scales = (const float2 *)(scale + (long long)image * norm_stride);
+  const float2 *shifts = (const float2 *)(shift + (long long)image * norm_stride);
+  float2 kept[CHANNELS_A_THREAD], scale_of[CHANNELS_A_THREAD], shift_of[CHANNELS_A_THREAD]; // read before anybody waits
   float total = 0;
 #pragma unroll
   for (int i = 0; i < CHANNELS_A_THREAD; i++) {
     const int pair = threadIdx.x + i * 256;
     if (pair >= pairs) break;
     float2 value = x[pair];
+    if (normed) {
+      scale_of[i] = scales[pair];
+      shift_of[i] = shifts[pair];
+    }
     if (product) {
       const float2 p = __half22float2(product[row * pairs + pair]), b = bias[pair];
       float2 added = make_float2(p.x + b.x / headroom, p.y + b.y / headroom);
@@ -69,13 +75,11 @@ extern "C" __global__ void __launch_bounds__(256) add_norm(
     squares += kept[i].x * kept[i].x + kept[i].y * kept[i].y;
   }
   const float inverse = rsqrtf(block_sum(squares) / (2 * pairs) + epsilon);
-  const float2 *scales = (const float2 *)(scale + (long long)image * norm_stride);
-  const float2 *shifts = (const float2 *)(shift + (long long)image * norm_stride);
 #pragma unroll
   for (int i = 0; i < CHANNELS_A_THREAD; i++) {
     const int pair = threadIdx.x + i * 256;
     if (pair >= pairs) break;
-    const float2 s = scales[pair], t = shifts[pair];
+    const float2 s = scale_of[i], t = shift_of[i];
     normed[row * pairs + pair] =
         __floats2half2_rn(kept[i].x * inverse * s.x + t.x, kept[i].y * inverse * s.y + t.y);
   }
@@ -178,7 +182,7 @@ static __device__ float4 summed(
 
 /**
  * sum = map + bias (+ other + other_bias) (+ x), and what of each channel every block has seen: the sum of deviations from the
- * channel's first value and the sum of their squares, partials [blocks, 2, C], behind them the first values [C]. Threads of a
+ * channel's first value and the sum of their squares, partials [2, C, blocks], behind them the first values [C]. Threads of a
  * block keep their four channels. sum may be null.
  */
 extern "C" __global__ void __launch_bounds__(256) sum_moments(
@@ -204,10 +208,14 @@ extern "C" __global__ void __launch_bounds__(256) sum_moments(
     deviations = deviations + shared[other_thread];
     squares = squares + shared[256 + other_thread];
   }
-  float4 *own = (float4 *)partials + (long long)blockIdx.x * 2 * fours;
-  own[threadIdx.x] = deviations;
-  own[fours + threadIdx.x] = squares;
-  if (blockIdx.x == 0) ((float4 *)partials)[(long long)gridDim.x * 2 * fours + threadIdx.x] = first;
+  const float sums[2][4] = {
+      {deviations.x, deviations.y, deviations.z, deviations.w}, {squares.x, squares.y, squares.z, squares.w}};
+  for (int i = 0; i < 2; i++) {
+    for (int j = 0; j < 4; j++) {
+      partials[((long long)i * 4 * fours + 4 * threadIdx.x + j) * gridDim.x + blockIdx.x] = sums[i][j];
+    }
+  }
+  if (blockIdx.x == 0) ((float4 *)(partials + 8LL * fours * gridDim.x))[threadIdx.x] = first;
 }
 
 /**
@@ -217,23 +225,22 @@ extern "C" __global__ void __launch_bounds__(256) sum_moments(
 extern "C" __global__ void __launch_bounds__(256) merge_moments(
     const float *partials, const float *weight, int blocks, int channels, int width, float pixels, float epsilon, float *moments) {
   const float *first = partials + (long long)blocks * 2 * channels;
-  float group_mean = 0;
-  __shared__ float means[64], variances[64]; // of the group's channels
-  for (int i = 0; i < width; i++) {
+  __shared__ float means[64], variances[64]; // of the group's channels, a warp each
+  for (int i = threadIdx.x / 32; i < width; i += 8) {
     const int channel = blockIdx.x * width + i;
+    const float *ones = partials + (long long)channel * blocks, *twos = ones + (long long)channels * blocks;
     float deviations = 0, squares = 0;
-    for (int block = threadIdx.x; block < blocks; block += 256) {
-      deviations += partials[(long long)block * 2 * channels + channel];
-      squares += partials[((long long)block * 2 + 1) * channels + channel];
+    for (int block = threadIdx.x % 32; block < blocks; block += 32) {
+      deviations += ones[block];
+      squares += twos[block];
     }
-    const float deviation = block_sum(deviations) / pixels;
-    const float square = block_sum(squares) / pixels;
-    if (threadIdx.x == 0) {
-      means[i] = first[channel] + deviation;
-      variances[i] = square - deviation * deviation;
-    }
+    const float deviation = warp_sum(deviations) / pixels;
+    const float square = warp_sum(squares) / pixels;
+    means[i] = first[channel] + deviation; // the same from every lane
+    variances[i] = square - deviation * deviation;
   }
   __syncthreads();
+  float group_mean = 0;
   for (int i = 0; i < width; i++) group_mean += means[i];
   group_mean /= width;
   float variance = 0;
