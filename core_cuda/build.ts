@@ -42,5 +42,7 @@ const log = text(symbols.nvrtcGetProgramLogSize, symbols.nvrtcGetProgramLog).tri
 if (log) console.error(log);
 if (status !== 0) Deno.exit(1);
 const ptx = text(symbols.nvrtcGetPTXSize, symbols.nvrtcGetPTX);
-await Deno.writeTextFile(new URL("kernels.ptx", import.meta.url), ptx);
+// a test compares this with the source that is there
+const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(source)));
+await Deno.writeTextFile(new URL("kernels.ptx", import.meta.url), `// kernels.cu: SHA-256 ${hash.toHex()}\n${ptx}`);
 console.log(`kernels.ptx: ${ptx.length} bytes, ${ptx.match(/\.entry (\w+)/g)?.join(", ")}`);

@@ -17,56 +17,65 @@ type Dims = readonly number[];
 type Values = Float32Array | Float16Array;
 
 /** Inputs by their shapes, attributes, and shapes of the outputs that are compared. */
-interface Trial {
+export interface Trial {
   op: FusedOpName;
   inputs: readonly Dims[];
   attributes?: Record<string, number>;
   outputs: readonly (Dims | undefined)[];
 }
 
-const trials: Trial[] = [];
-for (const [R, L, C, H] of [[2, 5, 64, 2], [1, 3, 2048, 16], [2, 4, 768, 8], [1, 2, 3584, 28]] as const) {
-  const x = [R, L, C], product = [R * L, C], modulation = [R, 6, C], vector = [C];
-  const gate = { gate: 1, headroom: 64 }, norm = { scale: 3, shift: 5 };
-  trials.push(
-    { op: "ModulatedNorm", inputs: [x, modulation], attributes: norm, outputs: [product] },
-    {
-      op: "GatedAddNorm",
-      inputs: [x, product, vector, modulation, vector, vector],
-      attributes: gate,
-      outputs: [x, product],
-    },
-    { op: "AddModulatedNorm", inputs: [x, product, vector, modulation], attributes: norm, outputs: [x, product] },
-    {
-      op: "GatedAddModulatedNorm",
-      inputs: [x, product, vector, modulation, modulation],
-      attributes: { ...gate, ...norm },
-      outputs: [x, product],
-    },
-    { op: "GatedAdd", inputs: [x, product, vector, modulation], attributes: gate, outputs: [x] },
-    { op: "AddBias", inputs: [product, vector], outputs: [product] },
-  );
-  for (const [P, places] of [[0, [1]], [7, [1]], [3, [R, L]]] as const) {
-    const past = [R, H, P, C / H], all = [R, H, P + L, C / H], table = [L + 4, C / H / 2];
-    trials.push({
-      op: "EnterCache",
-      inputs: [[R * L, 3 * C], vector, vector, [H], places, table, table, past, past],
-      outputs: [x, all, all],
-    });
+/** Batch rows, tokens, width and heads. */
+const BLOCKS = [[2, 5, 64, 2], [2, 4, 768, 8], [1, 3, 2048, 16], [1, 2, 3584, 28]] as const;
+/** Height, width, channels and groups of maps. */
+const MAPS = [[3, 5, 32, 16], [20, 33, 128, 32], [9, 8, 512, 32], [65, 70, 256, 32]] as const;
+
+/** Every operator, on the first so many shapes of each kind. */
+export function fusedTrials(shapes: number): Trial[] {
+  const trials: Trial[] = [];
+  for (const [R, L, C, H] of BLOCKS.slice(0, shapes)) {
+    const x = [R, L, C], product = [R * L, C], modulation = [R, 6, C], vector = [C];
+    const gate = { gate: 1, headroom: 64 }, norm = { scale: 3, shift: 5 };
+    trials.push(
+      { op: "ModulatedNorm", inputs: [x, modulation], attributes: norm, outputs: [product] },
+      {
+        op: "GatedAddNorm",
+        inputs: [x, product, vector, modulation, vector, vector],
+        attributes: gate,
+        outputs: [x, product],
+      },
+      { op: "AddModulatedNorm", inputs: [x, product, vector, modulation], attributes: norm, outputs: [x, product] },
+      {
+        op: "GatedAddModulatedNorm",
+        inputs: [x, product, vector, modulation, modulation],
+        attributes: { ...gate, ...norm },
+        outputs: [x, product],
+      },
+      { op: "GatedAdd", inputs: [x, product, vector, modulation], attributes: gate, outputs: [x] },
+      { op: "AddBias", inputs: [product, vector], outputs: [product] },
+    );
+    for (const [P, places] of [[0, [1]], [7, [1]], [3, [R, L]]] as const) {
+      const past = [R, H, P, C / H], all = [R, H, P + L, C / H], table = [L + 4, C / H / 2];
+      trials.push({
+        op: "EnterCache",
+        inputs: [[R * L, 3 * C], vector, vector, [H], places, table, table, past, past],
+        outputs: [x, all, all],
+      });
+    }
   }
-}
-for (const [h, w, C, groups] of [[3, 5, 32, 16], [20, 33, 128, 32], [9, 8, 512, 32], [65, 70, 256, 32]] as const) {
-  const map = [1, h, w, C], vector = [C], moments = [2, C];
-  const attributes = { groups };
-  trials.push(
-    { op: "MapMoments", inputs: [map, vector, vector], attributes, outputs: [moments, undefined] },
-    { op: "BiasMoments", inputs: [map, vector, vector], attributes, outputs: [map, moments, undefined] },
-    { op: "SumMoments", inputs: [map, vector, map, vector], attributes, outputs: [map, moments, undefined] },
-    { op: "MapsMoments", inputs: [map, vector, map, vector, vector], attributes, outputs: [map, moments, undefined] },
-    { op: "MapNormSwish", inputs: [map, vector, moments, vector], outputs: [map] },
-    { op: "NormSwish", inputs: [map, moments, vector], outputs: [map] },
-    { op: "SumDouble", inputs: [map, vector, map], outputs: [[1, 2 * h, 2 * w, C]] },
-  );
+  for (const [h, w, C, groups] of MAPS.slice(0, shapes)) {
+    const map = [1, h, w, C], vector = [C], moments = [2, C];
+    const attributes = { groups };
+    trials.push(
+      { op: "MapMoments", inputs: [map, vector, vector], attributes, outputs: [moments, undefined] },
+      { op: "BiasMoments", inputs: [map, vector, vector], attributes, outputs: [map, moments, undefined] },
+      { op: "SumMoments", inputs: [map, vector, map, vector], attributes, outputs: [map, moments, undefined] },
+      { op: "MapsMoments", inputs: [map, vector, map, vector, vector], attributes, outputs: [map, moments, undefined] },
+      { op: "MapNormSwish", inputs: [map, vector, moments, vector], outputs: [map] },
+      { op: "NormSwish", inputs: [map, moments, vector], outputs: [map] },
+      { op: "SumDouble", inputs: [map, vector, map], outputs: [[1, 2 * h, 2 * w, C]] },
+    );
+  }
+  return trials;
 }
 
 function random(element: ElementName, dims: Dims, seed: number): Tensor {
@@ -108,21 +117,25 @@ function distance(found: Values, wanted: Values): number {
   return Math.sqrt(error / size);
 }
 
-using cuda = await openCuda();
-using cpu = openNative({ resident: "cuda", fused: REFERENCE });
-let failed = 0;
-for (const trial of trials) {
-  const [wanted, found] = [await run(cpu, trial), await run(cuda, trial)];
+/** Relative error of each output that is compared, and whether all are near enough. */
+export async function trialErrors(runtime: Runtime, trial: Trial): Promise<{ errors: number[]; right: boolean }> {
+  using cpu = openNative({ resident: "cuda", fused: REFERENCE });
+  const [wanted, found] = [await run(cpu, trial), await run(runtime, trial)];
   const halves = trial.outputs.flatMap((dims, i) => dims ? [FUSED_OPS[trial.op].outputs[i] === "F16"] : []);
   const errors = wanted.map((values, i) => distance(found[i]!, values));
-  const right = errors.every((error, i) => error < (halves[i] ? 1e-3 : 1e-6));
-  if (!right) failed++;
-  console.log(
-    right ? "ok  " : "FAIL",
-    trial.op.padEnd(22),
-    `[${trial.inputs[0]}]`.padEnd(18),
-    errors.map((e) => e.toExponential(1)).join("  "),
-  );
+  return { errors, right: errors.every((error, i) => error < (halves[i] ? 1e-3 : 1e-6)) };
 }
-console.log(failed === 0 ? "All operators within tolerance" : `${failed} of ${trials.length} wrong`);
-if (failed > 0) Deno.exit(1);
+
+if (import.meta.main) {
+  using cuda = await openCuda();
+  const trials = fusedTrials(Infinity);
+  let failed = 0;
+  for (const trial of trials) {
+    const { errors, right } = await trialErrors(cuda, trial);
+    if (!right) failed++;
+    const [verdict, shape] = [right ? "ok  " : "FAIL", `[${trial.inputs[0]}]`.padEnd(18)];
+    console.log(verdict, trial.op.padEnd(22), shape, errors.map((error) => error.toExponential(1)).join("  "));
+  }
+  console.log(failed === 0 ? "All operators within tolerance" : `${failed} of ${trials.length} wrong`);
+  if (failed > 0) Deno.exit(1);
+}

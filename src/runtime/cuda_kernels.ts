@@ -63,11 +63,12 @@ export class CudaKernels implements Disposable {
    * Loads them.
    *
    * @param stream the queue
+   * @param driver name or path of the driver's library
    * @throws {DeviceError} when the driver is missing, too old, or cannot compile them
    */
-  constructor(stream: bigint) {
+  constructor(stream: bigint, driver = "libcuda.so.1") {
     try {
-      this.#library = Deno.dlopen("libcuda.so.1", SYMBOLS);
+      this.#library = Deno.dlopen(driver, SYMBOLS);
     } catch (cause) {
       throw new DeviceError(`Cannot load the CUDA driver: ${(cause as Error).message}`, { cause });
     }
