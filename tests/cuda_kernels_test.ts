@@ -6,17 +6,18 @@ import { openNative } from "../src/runtime/native.ts";
 import { buildDriver } from "./cuda_emulator/build.ts";
 import { fusedTrials, trialErrors } from "./fused_ops.ts";
 
+const CORE_CUDA = new URL("../core_cuda/", import.meta.url);
+const PTX = await Deno.readTextFile(new URL("kernels.ptx", CORE_CUDA));
+
 Deno.test("kernels.ptx was made of kernels.cu as it is", async () => {
-  const [source, ptx] = await Promise.all(
-    ["kernels.cu", "kernels.ptx"].map((name) => Deno.readTextFile(new URL(`../core_cuda/${name}`, import.meta.url))),
-  ) as [string, string];
+  const source = await Deno.readTextFile(new URL("kernels.cu", CORE_CUDA));
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(source))).toHex();
-  assert.equal(ptx.split("\n")[0], `// kernels.cu: SHA-256 ${hash}`, "deno task cuda makes it anew");
+  assert.equal(PTX.split("\n")[0], `// kernels.cu: SHA-256 ${hash}`, "deno task cuda makes it anew");
 });
 
 Deno.test("kernels without a driver are one clear error", () => {
   assert.throws(
-    () => new CudaKernels(0n, "libno-such-driver.so.1"),
+    () => new CudaKernels(0n, PTX, "libno-such-driver.so.1"),
     (error) => error instanceof DeviceError && /Cannot load the CUDA driver/.test(error.message),
   );
 });
@@ -29,7 +30,7 @@ Deno.test({
   name: "CUDA kernels, run on the CPU, compute what their operators are defined as",
   ignore: "missing" in driver,
   fn: async (test) => {
-    const kernels = new CudaKernels(0n, (driver as { path: string }).path);
+    const kernels = new CudaKernels(0n, PTX, (driver as { path: string }).path);
     {
       using runtime = openNative({ resident: "cuda", fused: cudaComputes(kernels) });
       for (const trial of fusedTrials(2)) {
@@ -42,6 +43,7 @@ Deno.test({
     assert.throws(() => kernels.launch("add_bias", { blocks: 0, threads: 256 }, [0, 0, 1, 0, 0]), /invalid argument/);
     assert.throws(() => kernels.launch("add_bias", { blocks: 1, threads: 256 }, [0]), TypeError);
     kernels[Symbol.dispose]();
+    assert.throws(() => new CudaKernels(0n, "no PTX", (driver as { path: string }).path), /Cannot load kernels.*PTX/);
   },
 });
 

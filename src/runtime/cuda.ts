@@ -9,11 +9,13 @@ import { withFile } from "../checkpoint/random_access.ts";
 import { Graph } from "../graph/graph.ts";
 import { DeviceError, StageVarError } from "../errors.ts";
 import { fusedAttentionError, RIGHT } from "./attention_probe.ts";
+import { CudaKernels } from "./cuda_kernels.ts";
 import { CudaMemory } from "./cuda_memory.ts";
 import { readElf } from "./elf.ts";
+import { FUSED_DOMAIN, type FusedOpName } from "./fused_ops.ts";
 import { libraryPath } from "./library_path.ts";
 import { type NativeOptions, NativeRuntime } from "./native.ts";
-import { floatTensor, type Runtime } from "./runtime.ts";
+import { floatTensor, type Runtime, type Tensor } from "./runtime.ts";
 
 /**
  * Where the library looks for its CUDA provider: beside itself, and nowhere else.
@@ -48,8 +50,8 @@ export function cudaInstalled(): boolean {
 }
 
 /**
- * Opens the native runtime on the first CUDA device. Weights and kept tensors stay on it; a small attention and a convolution prove
- * that it computes.
+ * Opens the native runtime on the first CUDA device. Weights and kept tensors stay on it; a small attention, a convolution and
+ * a kernel of our own prove that it computes.
  *
  * @throws {DeviceError} when the provider, a library that it links, the driver or the device is missing
  * @example
@@ -68,18 +70,28 @@ export async function openCuda(options: NativeOptions = {}): Promise<Runtime> {
   if (Deno.build.os !== "linux") throw refuse("ONNX Runtime's npm package has CUDA for Linux on x86_64 only");
   if (!cudaInstalled()) throw refuse("ONNX Runtime's CUDA provider is not installed");
   const provider = cudaProvider();
-  let runtime: Runtime | undefined;
+  let memory: CudaMemory | undefined;
+  let kernels: CudaKernels | undefined;
+  let runtime: Runtime | undefined; // which takes both over
   try {
     const { needed } = await withFile(provider, readElf);
     const library = needed.find((name) => name.startsWith("libcudart.so"));
     if (library === undefined) throw refuse(`"${provider}" links no CUDA runtime`);
-    runtime = new NativeRuntime("cuda", options, new CudaMemory(library));
+    memory = new CudaMemory(library);
+    const { default: ptx } = await import("../../core_cuda/kernels.ptx", { with: { type: "text" } });
+    kernels = new CudaKernels(memory.stream, ptx);
+    runtime = new NativeRuntime("cuda", options, { memory, kernels });
     const error = await fusedAttentionError(runtime);
     if (!(error < RIGHT)) throw refuse(`its attention is wrong, relative error ${error.toExponential(1)}`);
     if (!await convolves(runtime)) throw refuse("its convolutions are wrong");
+    if (!await addsBias(runtime)) throw refuse("the program's own kernels are wrong on it");
     return runtime;
   } catch (cause) {
-    runtime?.[Symbol.dispose]();
+    if (runtime) runtime[Symbol.dispose]();
+    else {
+      kernels?.[Symbol.dispose]();
+      memory?.[Symbol.dispose]();
+    }
     if (!(cause instanceof StageVarError)) throw cause;
     if (cause instanceof DeviceError && cause.message.startsWith("No CUDA device")) throw cause;
     if (/cudnn is unavailable/i.test(cause.message)) throw refuse("the loader finds no libcudnn.so.9", cause);
@@ -98,4 +110,17 @@ async function convolves(runtime: Runtime): Promise<boolean> {
   const dims = [1, 1, 2, 2];
   await session.run({ x: floatTensor(Float32Array.of(1, 2, 3, 4), dims) }, { y: floatTensor(found, dims) });
   return found.every((value, i) => value === 2 * (i + 1));
+}
+
+/** One of the operators of our own. */
+async function addsBias(runtime: Runtime): Promise<boolean> {
+  const graph = new Graph("bias", { fused: true });
+  const inputs = [graph.input("x", "F16", ["M", 4]), graph.input("bias", "F32", [4])];
+  graph.output("y", graph.ops("AddBias" satisfies FusedOpName, inputs, 1, {}, FUSED_DOMAIN)[0]!, "F16", ["M", 4]);
+  using session = await runtime.createDeviceSession!(graph);
+  const half = (data: Float16Array): Tensor => ({ element: "F16", dims: [2, 4], data });
+  const x = Float16Array.from({ length: 8 }, (_, i) => i), found = new Float16Array(8);
+  const bias = floatTensor(Float32Array.of(10, 20, 30, 40), [4]);
+  await session.runKeeping({ x: half(x), bias }, { y: half(found) }, {});
+  return found.every((value, i) => value === i + 10 * (i % 4 + 1));
 }

@@ -4,7 +4,6 @@
  *
  * @module
  */
-import ptx from "../../core_cuda/kernels.ptx" with { type: "text" };
 import { DeviceError } from "../errors.ts";
 import { address, cString, pinned } from "./ort_api.ts";
 
@@ -60,13 +59,14 @@ export class CudaKernels implements Disposable {
   readonly #places: BigUint64Array<ArrayBuffer>;
 
   /**
-   * Loads them.
+   * Compiles and loads them.
    *
    * @param stream the queue
+   * @param ptx core_cuda/kernels.ptx
    * @param driver name or path of the driver's library
    * @throws {DeviceError} when the driver is missing, too old, or cannot compile them
    */
-  constructor(stream: bigint, driver = "libcuda.so.1") {
+  constructor(stream: bigint, ptx: string, driver = "libcuda.so.1") {
     try {
       this.#library = Deno.dlopen(driver, SYMBOLS);
     } catch (cause) {

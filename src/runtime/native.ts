@@ -9,7 +9,7 @@
  */
 import { DeviceError, ModelError } from "../errors.ts";
 import { externalRoot, type Graph } from "../graph/graph.ts";
-import { CudaKernels } from "./cuda_kernels.ts";
+import type { CudaKernels } from "./cuda_kernels.ts";
 import type { CudaMemory } from "./cuda_memory.ts";
 import { CustomOps } from "./custom_ops.ts";
 import { cudaComputes, FUSED_DOMAIN, type FusedComputes, fusedOps } from "./fused_ops.ts";
@@ -81,7 +81,7 @@ export function loadFailure(graph: string, cause: Error): DeviceError | ModelErr
 const FORMS: Readonly<Record<"cpu" | "webgpu" | "cuda", DeviceForm>> = {
   cpu: { attention: "fused", norms: "rowwise" },
   webgpu: { attention: "plain", norms: "apart", half: "products" },
-  cuda: { attention: "fused", norms: "rowwise", half: "block", maps: "channels last", fused: true },
+  cuda: { attention: "fused", norms: "rowwise", half: "block", maps: "channels last" },
 };
 
 /** The library on one device; see {@linkcode openNative}, webgpu.ts and cuda.ts. */
@@ -109,19 +109,20 @@ export class NativeRuntime implements Runtime {
   /**
    * Loads the library and starts its threads.
    *
-   * @param cuda memory of the CUDA device, taken over
+   * @param cuda memory of the CUDA device and kernels on it, taken over
    * @throws {DeviceError} when it cannot be loaded
    */
   constructor(
     device: "cpu" | "webgpu" | "cuda",
     { threads = 0, resident, fused }: NativeOptions = {},
-    cuda?: CudaMemory,
+    { memory: cuda, kernels }: { readonly memory?: CudaMemory; readonly kernels?: CudaKernels } = {},
   ) {
     const api = new OrtApi(libraryPath());
     this.#api = api;
     this.device = device;
     // CUDA's maps have no operators on the CPU
-    this.form = resident ? { ...FORMS[resident], maps: undefined, fused: fused !== undefined } : FORMS[device];
+    const form = resident ? { ...FORMS[resident], maps: undefined } : FORMS[device];
+    this.form = { ...form, fused: kernels !== undefined || fused !== undefined };
     this.version = `onnxruntime ${api.version}${cuda ? ` on ${cuda.name}` : ""}`;
     const { call } = api;
     const threading = api.create((out) => call.CreateThreadingOptions(out));
@@ -136,8 +137,8 @@ export class NativeRuntime implements Runtime {
     api.check(call.CreateAndRegisterAllocator(this.#env, host, arena));
     call.ReleaseArenaCfg(arena);
     this.#memory = { host, device: resident ? host : this.#deviceMemory(), cuda };
-    if (cuda) this.#kernels = new CudaKernels(cuda.stream);
-    const computes = this.#kernels ? cudaComputes(this.#kernels) : fused;
+    this.#kernels = kernels;
+    const computes = kernels ? cudaComputes(kernels) : fused;
     const provider = cuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
     if (computes) this.#ops = new CustomOps(api, FUSED_DOMAIN, provider, fusedOps(computes));
     if (!this.#memory.device) return;
