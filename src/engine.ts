@@ -28,12 +28,9 @@ import type { Grid } from "./schedule.ts";
 import { blame } from "./models/infinity/damage.ts";
 import { pictureRecord } from "./record.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
-import { T5Encoder } from "./text/t5_encoder.ts";
-import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
+import { Prompts } from "./prompts.ts";
+import { loadTokenizer } from "./text/tokenizer.ts";
 import { Workers } from "./workers.ts";
-
-/** Prompts whose features an engine keeps. */
-const KEPT_PROMPTS = 16;
 
 /** What an engine is opened with. */
 export interface EngineOptions {
@@ -90,11 +87,9 @@ export class Engine implements Disposable {
   readonly #trace: Trace | undefined;
   readonly #threads: number | undefined;
   readonly #loadMs: number;
-  readonly #features = new Map<string, { tokens: number; truncated: boolean; features: Float32Array }>();
-  #tokenizer: Promise<Tokenizer> | undefined;
+  readonly #prompts: Prompts;
   #transformer: Promise<InfinityTransformer> | undefined;
   readonly #workers = new Workers();
-  #encoder: T5Encoder | undefined;
   #decoder: Decoder | undefined;
   #decoding: Promise<unknown> | undefined; // a picture that was begun while the one before it is given away
 
@@ -115,6 +110,12 @@ export class Engine implements Disposable {
     this.#quantised = quantised;
     this.#residency = lowMemory ? "mapped" : undefined;
     this.#loadMs = loadMs;
+    // A GPU with memory to spare is fed faster than host memory is: there the text encoder stays beside the transformer.
+    this.#prompts = new Prompts(model.text, model.textFolder, this.#device.runtime, {
+      residency: this.#residency,
+      half: dtype === "f16",
+      stays: this.device === "cuda" && !lowMemory,
+    });
   }
 
   /**
@@ -180,8 +181,7 @@ export class Engine implements Disposable {
     const { model } = this;
     const seed = checkRequest(request);
     const batch = request.batch ?? 1;
-    const ids = await this.#tokenize(request.prompt);
-    const plan = this.plan(request, ids.length);
+    const plan = this.plan(request, await this.#prompts.tokens(request.prompt));
     const { name, config: _, hash, folder } = { ...model, name: model.shape.name };
     yield {
       type: "start",
@@ -194,7 +194,9 @@ export class Engine implements Disposable {
 
     // text: the encoder is freed before the transformer is opened
     const rows = plan.steps.find((step) => step.kind !== "skip")!.rows;
-    await clock.time("text", () => this.#encodePrompts(request, signal));
+    const { prompt, negativePrompt } = request;
+    const texts = negativePrompt === undefined ? [prompt] : [prompt, negativePrompt];
+    await clock.time("text", () => this.#prompts.encode(texts, signal));
     const transformer = await clock.time("load", () => this.#open());
     const { dims } = model;
     const { grids, last1M } = plan.schedule;
@@ -204,7 +206,7 @@ export class Engine implements Disposable {
     using run = await clock.time("text", async () => {
       return await beginRun(transformer, await this.#segments(transformer, request, rows), begun, signal);
     });
-    const { tokens, truncated } = this.#features.get(request.prompt)!;
+    const { tokens, truncated } = this.#prompts.of(prompt);
     yield { type: "text", tokens, truncated, ms: clock.spent.text };
 
     // scales
@@ -277,25 +279,15 @@ export class Engine implements Disposable {
   /** Frees every session and the device. */
   [Symbol.dispose](): void {
     this.#closeTransformer();
-    this.#closeEncoder();
+    this.#prompts[Symbol.dispose]();
     this.#workers[Symbol.dispose]();
     this.#decoder?.[Symbol.dispose]();
     this.#device.runtime[Symbol.dispose]();
   }
 
-  /** Whether the text encoder stays beside the transformer: a GPU with memory to spare is fed faster than host memory is. */
-  get #keepsEncoder(): boolean {
-    return this.device === "cuda" && this.#residency !== "mapped";
-  }
-
   /** Who encodes while a picture is decoded: on CUDA a run takes all of this thread's time. */
   get #besides(): Workers | undefined {
     return this.device === "cuda" ? this.#workers : undefined;
-  }
-
-  #closeEncoder(): void {
-    this.#encoder?.[Symbol.dispose]();
-    this.#encoder = undefined;
   }
 
   /** Frees the transformer's sessions; it is opened again when it is next needed. */
@@ -304,48 +296,17 @@ export class Engine implements Disposable {
     this.#transformer = undefined;
   }
 
-  async #tokenize(text: string): Promise<number[]> {
-    this.#tokenizer ??= loadTokenizer(this.model.textFolder);
-    return (await this.#tokenizer).encode(text).ids;
-  }
-
-  /** T5 features of the prompts that are not at hand. */
-  async #encodePrompts({ prompt, negativePrompt }: EngineRequest, signal?: AbortSignal): Promise<void> {
-    const wanted = negativePrompt === undefined ? [prompt] : [prompt, negativePrompt];
-    const missing = wanted.filter((text) => !this.#features.has(text));
-    if (missing.length > 0) {
-      const encoder = this.#encoder ??= T5Encoder.open(
-        this.model.text,
-        this.#device.runtime,
-        this.#residency,
-        this.#dtype === "f16",
-      );
-      try {
-        for (const text of missing) {
-          const { ids, truncated } = (await this.#tokenizer!).encode(text);
-          const features = await encoder.encode(ids, signal);
-          this.#features.set(text, { tokens: ids.length, truncated, features });
-        }
-      } finally {
-        if (!this.#keepsEncoder) this.#closeEncoder();
-      }
-    }
-    // Prompts of a long session come and go; the last few are what seeds are tried on.
-    for (const text of [...this.#features.keys()].slice(0, -KEPT_PROMPTS)) {
-      if (!wanted.includes(text)) this.#features.delete(text);
-    }
-  }
-
   /** T5 features of the conditional and of the null rows, or of those alone that will run. */
   async #segments(
     transformer: InfinityTransformer,
     { prompt, negativePrompt }: EngineRequest,
     rows: string,
   ): Promise<Float32Array[]> {
-    const { features, tokens } = this.#features.get(prompt)!;
+    const { features, tokens } = this.#prompts.of(prompt);
     if (rows === "cond") return [features];
-    const negative = negativePrompt === undefined ? undefined : this.#features.get(negativePrompt);
-    const nul = negative?.features ?? await transformer.nullFeatures(tokens);
+    const nul = negativePrompt === undefined
+      ? await transformer.nullFeatures(tokens)
+      : this.#prompts.of(negativePrompt).features;
     return rows === "null" ? [nul] : [features, nul];
   }
 

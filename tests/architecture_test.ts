@@ -7,7 +7,7 @@ const LAYERS: readonly [RegExp, number][] = [
   [/^(cli\/|stagevar\.ts$)/, 6],
   [/^mod\.ts$/, 5],
   [/^src\/(evaluate\/|benchmark\/|calibrate\.ts$)/, 4],
-  [/^src\/(engine|prepare|clock|record)\.ts$/, 4],
+  [/^src\/(engine|prompts|prepare|clock|record)\.ts$/, 4],
   [/^src\/models\//, 3],
   [/^src\/(pipeline|plan|cost|presets|step|schedule|request|metadata|output|png|workers)\.ts$/, 2],
   [/^src\/(png_band|tasks|worker)\.ts$/, 2],
