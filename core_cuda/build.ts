@@ -6,6 +6,7 @@
  * for theirs when the module is loaded, and keep the result.
  */
 import { parseArgs } from "node:util";
+import { kernelSource, sha256 } from "./sources.ts";
 
 const { values } = parseArgs({
   options: {
@@ -22,7 +23,7 @@ const { symbols } = Deno.dlopen(values.nvrtc, {
   nvrtcGetPTX: { parameters: ["pointer", "buffer"], result: "i32" },
 });
 const cString = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(`${text}\0`);
-const source = await Deno.readTextFile(new URL("kernels.cu", import.meta.url));
+const source = await kernelSource();
 const out = new BigUint64Array(1);
 symbols.nvrtcCreateProgram(out, cString(source), cString("kernels.cu"), 0, null, null);
 const program = Deno.UnsafePointer.create(out[0]!);
@@ -42,7 +43,6 @@ const log = text(symbols.nvrtcGetProgramLogSize, symbols.nvrtcGetProgramLog).tri
 if (log) console.error(log);
 if (status !== 0) Deno.exit(1);
 const ptx = text(symbols.nvrtcGetPTXSize, symbols.nvrtcGetPTX);
-// a test compares this with the source that is there
-const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(source)));
-await Deno.writeTextFile(new URL("kernels.ptx", import.meta.url), `// kernels.cu: SHA-256 ${hash.toHex()}\n${ptx}`);
+// a test compares the hash with that of the source that is there
+await Deno.writeTextFile(new URL("kernels.ptx", import.meta.url), `// Source: SHA-256 ${await sha256(source)}\n${ptx}`);
 console.log(`kernels.ptx: ${ptx.length} bytes, ${ptx.match(/\.entry (\w+)/g)?.join(", ")}`);

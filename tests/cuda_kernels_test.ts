@@ -1,18 +1,20 @@
 import assert from "node:assert/strict";
+import { kernelSource, sha256 } from "../core_cuda/sources.ts";
 import { DeviceError } from "../src/errors.ts";
 import { CudaKernels } from "../src/runtime/cuda_kernels.ts";
-import { cudaComputes } from "../src/runtime/fused_ops.ts";
+import { cudaComputes } from "../src/runtime/cuda_computes.ts";
 import { openNative } from "../src/runtime/native.ts";
 import { buildDriver } from "./cuda_emulator/build.ts";
 import { fusedTrials, trialErrors } from "./fused_ops.ts";
 
-const CORE_CUDA = new URL("../core_cuda/", import.meta.url);
-const PTX = await Deno.readTextFile(new URL("kernels.ptx", CORE_CUDA));
+const PTX = await Deno.readTextFile(new URL("../core_cuda/kernels.ptx", import.meta.url));
 
-Deno.test("kernels.ptx was made of kernels.cu as it is", async () => {
-  const source = await Deno.readTextFile(new URL("kernels.cu", CORE_CUDA));
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", new TextEncoder().encode(source))).toHex();
-  assert.equal(PTX.split("\n")[0], `// kernels.cu: SHA-256 ${hash}`, "deno task cuda makes it anew");
+Deno.test("kernels.ptx was made of the sources as they are", async () => {
+  assert.equal(
+    PTX.split("\n")[0],
+    `// Source: SHA-256 ${await sha256(await kernelSource())}`,
+    "deno task cuda makes it",
+  );
 });
 
 Deno.test("kernels without a driver are one clear error", () => {

@@ -5,7 +5,7 @@
  *
  * Prints the relative error of every output, and fails above 1e-6 (float32) or 1e-3 (float16).
  */
-import { Graph, type Value } from "../src/graph/graph.ts";
+import { type Attributes, Graph, type Value } from "../src/graph/graph.ts";
 import type { ElementName } from "../src/graph/onnx_proto.ts";
 import { openCuda } from "../src/runtime/cuda.ts";
 import { FUSED_DOMAIN, FUSED_OPS, type FusedOpName } from "../src/runtime/fused_ops.ts";
@@ -20,12 +20,16 @@ type Values = Float32Array | Float16Array;
 export interface Trial {
   op: FusedOpName;
   inputs: readonly Dims[];
-  attributes?: Record<string, number>;
+  attributes?: Attributes;
   outputs: readonly (Dims | undefined)[];
 }
 
 /** Batch rows, tokens, width and heads. */
 const BLOCKS = [[2, 5, 64, 2], [2, 4, 768, 8], [1, 3, 2048, 16], [1, 2, 3584, 28]] as const;
+/** Tokens, heads, their values and width of the feed-forward layer. */
+const TEXTS = [[3, 4, 8, 48], [37, 2, 64, 640], [9, 32, 64, 5120], [130, 4, 128, 1024]] as const;
+/** Images, height, width, channels and cells along a token's side. */
+const GRIDS = [[1, 2, 3, 16, 1], [2, 3, 5, 64, 2], [2, 7, 6, 2048, 1], [1, 40, 40, 2048, 2]] as const;
 /** Height, width, channels and groups of maps. */
 const MAPS = [[3, 5, 32, 16], [20, 33, 128, 32], [9, 8, 512, 32], [65, 70, 256, 32]] as const;
 
@@ -62,6 +66,36 @@ export function fusedTrials(shapes: number): Trial[] {
       });
     }
   }
+  for (const [T, H, hd, F] of TEXTS.slice(0, shapes)) {
+    const C = H * hd, x = [T, C], hidden = [T, F];
+    const attributes = { epsilon_float: { float: 1e-6 } };
+    trials.push(
+      { op: "RootNorm", inputs: [x, [C]], attributes, outputs: [x] },
+      { op: "AddRootNorm", inputs: [x, x, [C]], attributes, outputs: [x, x] },
+      { op: "ScaledAddRootNorm", inputs: [x, x, [T], [C]], attributes, outputs: [x, x] },
+      { op: "ScaledAdd", inputs: [x, x, [T]], outputs: [x] },
+      { op: "GatedGelu", inputs: [hidden, hidden], outputs: [hidden, [T]] },
+      { op: "BiasedAttention", inputs: [x, x, x, [4, H], [T, T]], outputs: [x] },
+      { op: "EnterText", inputs: [[T, 2 * C], [T], [C]], outputs: [[1, T, C], [1, T, C]] },
+      { op: "Modulation", inputs: [[1, 6 * C], [6, C]], attributes: { headroom: 64 }, outputs: [[1, 6, C]] },
+    );
+  }
+  for (const [B, h, w, C, cell] of GRIDS.slice(0, shapes)) {
+    const r = 4, bits = 8 * cell ** 2; // all rows that the random numbers below name
+    const [x, chosen, streams, y] = [[B, h * w, C], [B, r], [B, 5], [B, r, C]];
+    const z = [B, h * w, bits], codes = [B, 8, h * cell, w * cell];
+    const attributes = { height: h, width: w, cell }, large = { h, w, height: h + 2, width: w + 3 };
+    const all = [B, (h + 2) * (w + 3), C];
+    trials.push(
+      { op: "Projection", inputs: [x, chosen, streams], attributes: { sign: 0 }, outputs: [[B, r, h * w]] },
+      { op: "Projection", inputs: [x, chosen, streams], attributes: { sign: 1 }, outputs: [[B, r, h * w]] },
+      { op: "RowKeys", inputs: [x, streams], outputs: [[B, h * w]] },
+      { op: "Codes", inputs: [z, streams, [1]], attributes, outputs: [codes] },
+      { op: "ChosenCodes", inputs: [z, streams, [1], chosen], attributes, outputs: [codes] },
+      { op: "UpsampleRows", inputs: [x], attributes: large, outputs: [all] },
+      { op: "RestoreRows", inputs: [x, y, chosen], attributes: large, outputs: [all] },
+    );
+  }
   for (const [h, w, C, groups] of MAPS.slice(0, shapes)) {
     const map = [1, h, w, C], vector = [C], moments = [2, C];
     const attributes = { groups };
@@ -83,6 +117,9 @@ function random(element: ElementName, dims: Dims, seed: number): Tensor {
   if (element === "I64") {
     const data = BigInt64Array.from({ length: size }, (_, i) => BigInt((i * 3 + seed) % 4));
     return { element, dims, data };
+  }
+  if (element === "I32") {
+    return { element, dims, data: Int32Array.from({ length: size }, (_, i) => Math.imul(i + seed, 0x9E3779B1)) };
   }
   const value = (i: number): number =>
     2 + Math.sin((i + 1) * 12.9898 + seed * 78.233) * 3 + Math.cos(i * 4.1414 * seed);

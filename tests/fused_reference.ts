@@ -1,41 +1,9 @@
 /** What the fused operators compute, by their definitions, in float64 over host memory: a reference, and their stand-in on the CPU. */
-import type { OpContext, OpTensor } from "../src/runtime/custom_ops.ts";
-import {
-  FUSED_OPS,
-  type FusedComputes,
-  type FusedOpName,
-  GROUP_EPSILON,
-  LAYER_EPSILON,
-} from "../src/runtime/fused_ops.ts";
-
-type Values = Float32Array | Float16Array | BigInt64Array;
-
-function view({ address, dims }: OpTensor, element: "F32" | "F16" | "I64" | "I32"): Values {
-  const size = dims.reduce((product, dim) => product * dim, 1);
-  const make = { F32: Float32Array, F16: Float16Array, I64: BigInt64Array, I32: Int32Array }[element];
-  if (size === 0) return new Float32Array(0);
-  const pointer = Deno.UnsafePointer.create(BigInt(address))!;
-  const buffer = Deno.UnsafePointerView.getArrayBuffer(pointer, size * make.BYTES_PER_ELEMENT);
-  return new make(buffer) as Values;
-}
-
-/** Inputs and outputs of a run as arrays. */
-class Tensors {
-  readonly #inputs: Float32Array[] = [];
-  constructor(readonly name: FusedOpName, readonly context: OpContext) {}
-  in(index: number): Float32Array {
-    return this.#inputs[index] ??= view(
-      this.context.input(index),
-      FUSED_OPS[this.name].inputs[index]!,
-    ) as Float32Array;
-  }
-  dims(index: number): number[] {
-    return [...this.context.input(index).dims];
-  }
-  out(index: number, dims: readonly number[]): Float32Array {
-    return view(this.context.output(index, dims), FUSED_OPS[this.name].outputs[index]!) as Float32Array;
-  }
-}
+import { LOOP_REFERENCE } from "./fused_reference_loop.ts";
+import { TEXT_REFERENCE } from "./fused_reference_text.ts";
+import { Tensors } from "./fused_reference_tensors.ts";
+import type { OpContext } from "../src/runtime/custom_ops.ts";
+import { type FusedComputes, type FusedOpName, GROUP_EPSILON, LAYER_EPSILON } from "../src/runtime/fused_ops.ts";
 
 function norms(
   name: FusedOpName,
@@ -151,6 +119,8 @@ function swish(name: FusedOpName, context: OpContext, map: boolean): void {
 
 /** The definitions. */
 export const REFERENCE: FusedComputes = {
+  ...TEXT_REFERENCE,
+  ...LOOP_REFERENCE,
   ModulatedNorm: (context) => norms("ModulatedNorm", context, { norm: 1 }),
   GatedAddNorm: (context) => norms("GatedAddNorm", context, { gate: true, add: true, norm: "affine" }),
   AddModulatedNorm: (context) => norms("AddModulatedNorm", context, { add: true, norm: 3 }),

@@ -5,6 +5,7 @@ import { writeSafetensors } from "../src/checkpoint/safetensors.ts";
 import { readTensor } from "../src/checkpoint/source.ts";
 import { ModelError } from "../src/errors.ts";
 import { openNative } from "../src/runtime/native.ts";
+import { REFERENCE } from "./fused_reference.ts";
 import { distanceBuckets, readT5Weights, T5Encoder } from "../src/text/t5_encoder.ts";
 
 import { distance } from "./attention.ts";
@@ -51,7 +52,7 @@ Deno.test("readT5Weights() names what is wrong with a folder", async () => {
 /** Features of a folder's encoder in half precision, as CUDA computes it, and in float32. */
 async function bothFeatures(folder: string): Promise<[half: Float32Array, single: Float32Array]> {
   const weights = await readT5Weights(folder);
-  using runtime = openNative({ resident: "cuda" });
+  using runtime = openNative({ resident: "cuda", fused: REFERENCE });
   using half = T5Encoder.open(weights, runtime, undefined, true);
   using single = T5Encoder.open(weights, runtime);
   const ids = [3, 9, 171, 8, 5, 1];

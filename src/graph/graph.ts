@@ -37,9 +37,11 @@ interface Planes {
   low(): Plane;
 }
 
-/** A matrix [M, K] as half = x / peak in float16, peak [M, 1] the largest magnitude of each row. */
-interface Half {
+/** A matrix [M, K] as half = x / peak in float16. */
+export interface HalfRows {
+  /** [M, K], float16. */
   readonly half: Value;
+  /** Largest magnitude of each row, [M, 1]. */
   readonly peak: Value;
 }
 
@@ -144,7 +146,7 @@ export class Graph {
   readonly #casts = new Map<string, Value>();
   readonly #renamed = new Map<string, string>(); // a value's name -> the graph output it became
   readonly #planes = new Map<string, Planes>(); // a value's name -> its eight-bit planes
-  readonly #halves = new Map<string, Half>(); // a value's name -> its half-precision form
+  readonly #halves = new Map<string, HalfRows>(); // a value's name -> its half-precision form
   /** How it is built. */
   readonly form: GraphForm;
   #count = 0;
@@ -265,6 +267,14 @@ export class Graph {
    * sqrt(K) times the norm of a weight's row.
    */
   halfLinear(x: Value, weight: TensorRef, bias?: TensorRef): Value {
+    const rows = this.halfRows(x);
+    const product = this.op("Gemm", [rows.half, this.halfWeight(weight)], { transB: 1 });
+    const y = this.op("Mul", [this.cast(product, "F32"), rows.peak]);
+    return bias ? this.op("Add", [y, this.weight(bias)]) : y;
+  }
+
+  /** A matrix in float16, each row divided by its largest magnitude; made once. */
+  halfRows(x: Value): HalfRows {
     let rows = this.#halves.get(x.name);
     if (!rows) {
       const largest = this.op("ReduceMax", [this.op("Abs", [x]), this.ints([1])], { keepdims: 1 });
@@ -272,9 +282,7 @@ export class Graph {
       rows = { half: this.cast(this.op("Div", [x, peak]), "F16"), peak };
       this.#halves.set(x.name, rows);
     }
-    const product = this.op("Gemm", [rows.half, this.halfWeight(weight)], { transB: 1 });
-    const y = this.op("Mul", [this.cast(product, "F32"), rows.peak]);
-    return bias ? this.op("Add", [y, this.weight(bias)]) : y;
+    return rows;
   }
 
   /** A checkpoint tensor in float16. */

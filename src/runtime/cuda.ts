@@ -12,7 +12,7 @@ import { fusedAttentionError, RIGHT } from "./attention_probe.ts";
 import { CudaKernels } from "./cuda_kernels.ts";
 import { CudaMemory } from "./cuda_memory.ts";
 import { readElf } from "./elf.ts";
-import { FUSED_DOMAIN, type FusedOpName } from "./fused_ops.ts";
+import { fused } from "./fused_ops.ts";
 import { libraryPath } from "./library_path.ts";
 import { type NativeOptions, NativeRuntime } from "./native.ts";
 import { floatTensor, type Runtime, type Tensor } from "./runtime.ts";
@@ -116,7 +116,7 @@ async function convolves(runtime: Runtime): Promise<boolean> {
 async function addsBias(runtime: Runtime): Promise<boolean> {
   const graph = new Graph("bias", { fused: true });
   const inputs = [graph.input("x", "F16", ["M", 4]), graph.input("bias", "F32", [4])];
-  graph.output("y", graph.ops("AddBias" satisfies FusedOpName, inputs, 1, {}, FUSED_DOMAIN)[0]!, "F16", ["M", 4]);
+  graph.output("y", fused(graph, "AddBias", inputs)[0]!, "F16", ["M", 4]);
   using session = await runtime.createDeviceSession!(graph);
   const half = (data: Float16Array): Tensor => ({ element: "F16", dims: [2, 4], data });
   const x = Float16Array.from({ length: 8 }, (_, i) => i), found = new Float16Array(8);

@@ -1,5 +1,5 @@
 /**
- * Kernels of our own on a CUDA device (core_cuda/kernels.cu), queued through the driver. It compiles their PTX for its device when
+ * Kernels of our own on a CUDA device (core_cuda), queued through the driver. It compiles their PTX for its device when
  * they are loaded, and keeps the result for the next process.
  *
  * @module
@@ -15,7 +15,16 @@ export type KernelName =
   | "sum_moments"
   | "merge_moments"
   | "norm_swish"
-  | "sum_double";
+  | "sum_double"
+  | "add_root_norm"
+  | "gated_gelu"
+  | "biased_attention"
+  | "enter_text"
+  | "modulate"
+  | "draw_projection"
+  | "row_keys"
+  | "draw_codes"
+  | "restore_rows";
 
 /** Parameters of each kernel: `p`ointer, `i`nt, `l`ong long or `f`loat. */
 const PARAMETERS: Readonly<Record<KernelName, string>> = {
@@ -26,6 +35,15 @@ const PARAMETERS: Readonly<Record<KernelName, string>> = {
   merge_moments: "ppiiiffp",
   norm_swish: "pppppilp",
   sum_double: "pppiilp",
+  add_root_norm: "ppppifpp",
+  gated_gelu: "ppipp",
+  biased_attention: "pppppiiip",
+  enter_text: "pppilpp",
+  modulate: "ppfip",
+  draw_projection: "pifiiip",
+  row_keys: "ppiip",
+  draw_codes: "ppppifiiiilp",
+  restore_rows: "pppiiiiiip",
 };
 
 /** How a kernel is cut. */

@@ -1,13 +1,13 @@
 /**
- * Operators that do at once what lies between two products of a transformer block, or between two convolutions of the decoder:
- * their types, and what computes them on a CUDA device (core_cuda/kernels.cu).
+ * Operators that do at once what lies between two products of a transformer, between two convolutions of the decoder, or between two
+ * steps of the scale loop: their types. What computes them on a CUDA device is in cuda_computes.ts.
  *
  * Letters: R rows of the batch, L tokens, M = R L, C width, H heads of hd values, P tokens of the cache's past; of the decoder's maps
- * h x w pixels, channels last, C channels in G groups.
+ * h x w pixels, channels last, C channels in G groups; of a text T tokens; of the scale loop B images, r rows of M, d_tok bits a token.
  *
  * @module
  */
-import type { CudaKernels } from "./cuda_kernels.ts";
+import type { Attributes, Graph, Value } from "../graph/graph.ts";
 import type { CustomOp, OpContext } from "./custom_ops.ts";
 
 /** Domain of the operators in graphs. */
@@ -17,9 +17,6 @@ export const FUSED_DOMAIN = "stagevar";
 export const LAYER_EPSILON = 1e-6;
 /** Epsilon of the decoder's group norms (§6.2). */
 export const GROUP_EPSILON = 1e-6;
-
-/** Most blocks that sum a map's moments: eight for each multiprocessor of a large device. */
-const MOST_SUMS = 1056;
 
 /**
  * Types of the operators. `product` [M, C] is float16 and lacks its bias; `modulation` is [R, 6, C], its vectors named by number;
@@ -79,10 +76,65 @@ export const FUSED_OPS = {
   NormSwish: { inputs: ["F32", "F32", "F32"], outputs: ["F16"] },
   /** map, bias, x -> their sum, each pixel four times [1, 2 h, 2 w, C]. */
   SumDouble: { inputs: ["F16", "F32", "F32"], outputs: ["F16"] },
+
+  /** x [T, C], weight [C] -> x / root mean square weight, [T, C]. */
+  RootNorm: { inputs: ["F32", "F32"], outputs: ["F16"], attributes: ["epsilon_float"] },
+  /** x, product, weight -> sum, its norm. */
+  AddRootNorm: { inputs: ["F32", "F16", "F32"], outputs: ["F32", "F16"], attributes: ["epsilon_float"] },
+  /** x, product, peak [T], weight -> x + product peak, its norm. */
+  ScaledAddRootNorm: { inputs: ["F32", "F16", "F32", "F32"], outputs: ["F32", "F16"], attributes: ["epsilon_float"] },
+  /** x, product, peak -> x + product peak. */
+  ScaledAdd: { inputs: ["F32", "F16", "F32"], outputs: ["F32"] },
+  /** gate [T, F], value [T, F] -> gelu(gate) value / peak, and peak [T], the largest magnitude of each row. */
+  GatedGelu: { inputs: ["F16", "F16"], outputs: ["F16", "F32"] },
+  /** q, k, v [T, H hd], table [buckets, H], buckets [T, T] -> softmax(q K^T + table[bucket]) V, [T, H hd]. */
+  BiasedAttention: { inputs: ["F16", "F16", "F16", "F32", "I64"], outputs: ["F16"] },
+  /** product [T, 2 C], peak [T], v bias [C] -> keys and values of a text, [1, T, C]. */
+  EnterText: { inputs: ["F16", "F32", "F32"], outputs: ["F16", "F16"] },
+  /** shared [1, 6 C], own [6 C values] -> a block's modulation [1, 6, C], 1 added to its scales, its gammas times headroom. */
+  Modulation: { inputs: ["F32", "F32"], outputs: ["F32"], attributes: ["headroom"] },
+
+  /** x [B, M, C], chosen [B, r], streams [B, 5] -> Q^T [B, r, M]; x and chosen say how large. */
+  Projection: { inputs: ["F32", "I64", "I32"], outputs: ["F32"], attributes: ["sign"] },
+  /** x [B, M, C], streams -> log squared norm of each row plus Gumbel noise, [B, M]. */
+  RowKeys: { inputs: ["F32", "I32"], outputs: ["F32"] },
+  /**
+   * z [B, h w, d_tok], streams, threshold [1] -> codes of the drawn bits, -1 / sqrt(d) and 1 / sqrt(d), [B, d, h cell, w cell]: a bit
+   * is certain where |z| reaches the threshold.
+   */
+  Codes: { inputs: ["F32", "I32", "F32"], outputs: ["F32"], attributes: ["height", "width", "cell"] },
+  /** The same; tokens outside chosen [B, r] are zero. */
+  ChosenCodes: { inputs: ["F32", "I32", "F32", "I64"], outputs: ["F32"], attributes: ["height", "width", "cell"] },
+  /** cached [B, h w, C] -> area averages [B, height width, C]. */
+  UpsampleRows: { inputs: ["F32"], outputs: ["F32"], attributes: ["h", "w", "height", "width"] },
+  /** cached, y [B, r, C], chosen [B, r] -> the same with y in the places chosen. */
+  RestoreRows: { inputs: ["F32", "F32", "I64"], outputs: ["F32"], attributes: ["h", "w", "height", "width"] },
 } as const satisfies Record<string, Omit<CustomOp, "name" | "compute">>;
 
 /** Name of an operator. */
 export type FusedOpName = keyof typeof FUSED_OPS;
+
+/**
+ * Adds one of the operators to a graph, whose form must allow them: its outputs.
+ *
+ * @example
+ * ```ts
+ * import { Graph } from "@stagevar/stagevar/graph/graph.ts";
+ * import { fused } from "@stagevar/stagevar/runtime/fused_ops.ts";
+ * import assert from "node:assert/strict";
+ * const graph = new Graph("bias", { fused: true });
+ * const inputs = [graph.input("x", "F16", ["M", 4]), graph.input("bias", "F32", [4])];
+ * assert.equal(fused(graph, "AddBias", inputs).length, 1);
+ * ```
+ */
+export function fused(
+  graph: Graph,
+  name: FusedOpName,
+  inputs: readonly Value[],
+  attributes: Attributes = {},
+): Value[] {
+  return graph.ops(name, inputs, FUSED_OPS[name].outputs.length, attributes, FUSED_DOMAIN);
+}
 
 /** What computes each operator. */
 export type FusedComputes = Readonly<Record<FusedOpName, (context: OpContext) => void>>;
@@ -100,136 +152,4 @@ export type FusedComputes = Readonly<Record<FusedOpName, (context: OpContext) =>
  */
 export function fusedOps(computes: FusedComputes): CustomOp[] {
   return Object.entries(FUSED_OPS).map(([name, types]) => ({ name, ...types, compute: computes[name as FusedOpName] }));
-}
-
-/** What queues the operators on a CUDA device. */
-export function cudaComputes(kernels: CudaKernels): FusedComputes {
-  const size = (dims: readonly number[]): number => dims.reduce((product, dim) => product * dim, 1);
-  const NONE = 0, FLOAT = 4;
-
-  const addNorm = (context: OpContext, inputs: {
-    readonly gated: boolean;
-    readonly product: boolean;
-    readonly norm?: { readonly scale: number; readonly shift: number; readonly stride: number };
-    readonly keep: boolean;
-  }): void => {
-    const x = context.input(0);
-    const [R, L, C] = x.dims as [number, number, number];
-    const at = (index: number): number => context.input(index).address;
-    const vector = (number: number): number => number * C * FLOAT;
-    const sum = inputs.keep ? context.output(0, x.dims).address : NONE;
-    const normed = inputs.norm ? context.output(inputs.keep ? 1 : 0, [R * L, C]).address : NONE;
-    if (R * L === 0) return;
-    kernels.launch("add_norm", { blocks: R * L, threads: 256 }, [
-      x.address,
-      ...inputs.product ? [at(1), at(2)] : [NONE, NONE],
-      inputs.gated ? context.attribute("headroom") : 1,
-      inputs.gated ? at(3) + vector(context.attribute("gate")) : NONE,
-      inputs.norm?.scale ?? NONE,
-      inputs.norm?.shift ?? NONE,
-      ...[6 * C, inputs.norm?.stride ?? 0, L, C / 2, LAYER_EPSILON, sum, normed],
-    ]);
-  };
-  /** Scale and shift of a norm, rows of a modulation. */
-  const modulated = (context: OpContext, index: number): { scale: number; shift: number; stride: number } => {
-    const { address, dims } = context.input(index);
-    const vector = (name: string): number => address + context.attribute(name) * dims[2]! * FLOAT;
-    return { scale: vector("scale"), shift: vector("shift"), stride: 6 * dims[2]! };
-  };
-
-  const sumMoments = (
-    context: OpContext,
-    { other, x, weight, keep }: { other?: number; x?: number; weight: number; keep: boolean },
-  ): void => {
-    const map = context.input(0);
-    const at = (index: number | undefined): number => index === undefined ? NONE : context.input(index).address;
-    const C = map.dims[3]!;
-    const count = size(map.dims) / 4;
-    const groups = context.attribute("groups");
-    const blocks = Math.min(Math.ceil(count / 256), MOST_SUMS);
-    const sum = keep ? context.output(0, map.dims).address : NONE;
-    const moments = context.output(keep ? 1 : 0, [2, C]).address;
-    const partials = context.output(keep ? 2 : 1, [(2 * blocks + 1) * C]).address;
-    kernels.launch("sum_moments", { blocks, threads: 256, shared: 2 * 256 * 16 }, [
-      ...[map.address, at(1), at(other), at(other && other + 1), at(x), C / 4, count, sum, partials],
-    ]);
-    kernels.launch("merge_moments", { blocks: groups, threads: 256 }, [
-      ...[partials, at(weight), blocks, C, C / groups, size(map.dims) / C, GROUP_EPSILON, moments],
-    ]);
-  };
-  const swish = (context: OpContext, map: boolean): void => {
-    const x = context.input(0);
-    const [moments, shift] = map ? [2, 3] as const : [1, 2] as const;
-    const count = size(x.dims) / 4;
-    kernels.launch("norm_swish", spread(count), [
-      ...map ? [x.address, context.input(1).address, NONE] : [NONE, NONE, x.address],
-      ...[context.input(moments).address, context.input(shift).address, x.dims[3]! / 4, count],
-      context.output(0, x.dims).address,
-    ]);
-  };
-  /** A thread a value, up to what keeps a large device busy. */
-  const spread = (count: number) => ({ blocks: Math.min(Math.ceil(count / 256), 1 << 16), threads: 256 });
-
-  return {
-    ModulatedNorm: (context) =>
-      addNorm(context, { gated: false, product: false, norm: modulated(context, 1), keep: false }),
-    GatedAddNorm: (context) => {
-      const norm = { scale: context.input(4).address, shift: context.input(5).address, stride: 0 };
-      addNorm(context, { gated: true, product: true, norm, keep: true });
-    },
-    AddModulatedNorm: (context) =>
-      addNorm(context, { gated: false, product: true, norm: modulated(context, 3), keep: true }),
-    GatedAddModulatedNorm: (context) =>
-      addNorm(context, { gated: true, product: true, norm: modulated(context, 4), keep: true }),
-    GatedAdd: (context) => addNorm(context, { gated: true, product: true, keep: true }),
-    EnterCache: (context) => {
-      const at = (index: number): number => context.input(index).address;
-      const [R, H, P, hd] = context.input(7).dims as [number, number, number, number];
-      const L = context.input(0).dims[0]! / R;
-      const [query, keys, values] = [
-        context.output(0, [R, L, H * hd]),
-        context.output(1, [R, H, P + L, hd]),
-        context.output(2, [R, H, P + L, hd]),
-      ];
-      const positions = context.input(4);
-      const threads = 32 * H;
-      const copies = Math.min(Math.ceil(R * H * P * hd / 8 / threads), 1 << 12); // 16 bytes a thread
-      kernels.launch("enter_cache", { blocks: R * L + copies, threads }, [
-        ...[
-          at(0),
-          at(1),
-          at(2),
-          at(3),
-          positions.address,
-          Number(size(positions.dims) === 1),
-          at(5),
-          at(6),
-          at(7),
-          at(8),
-        ],
-        ...[R, L, H, hd / 2, P, query.address, keys.address, values.address],
-      ]);
-    },
-    AddBias: (context) => {
-      const x = context.input(0);
-      const count = size(x.dims) / 2;
-      const y = context.output(0, x.dims).address;
-      kernels.launch("add_bias", spread(count), [x.address, context.input(1).address, x.dims.at(-1)! / 2, count, y]);
-    },
-    MapMoments: (context) => sumMoments(context, { weight: 2, keep: false }),
-    BiasMoments: (context) => sumMoments(context, { weight: 2, keep: true }),
-    SumMoments: (context) => sumMoments(context, { x: 2, weight: 3, keep: true }),
-    MapsMoments: (context) => sumMoments(context, { other: 2, weight: 4, keep: true }),
-    MapNormSwish: (context) => swish(context, true),
-    NormSwish: (context) => swish(context, false),
-    SumDouble: (context) => {
-      const map = context.input(0);
-      const [, h, w, C] = map.dims as [number, number, number, number];
-      const count = size(map.dims) / 4;
-      const y = context.output(0, [1, 2 * h, 2 * w, C]).address;
-      kernels.launch("sum_double", spread(count), [
-        ...[map.address, context.input(1).address, context.input(2).address, C / 4, w, count, y],
-      ]);
-    },
-  };
 }

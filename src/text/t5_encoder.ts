@@ -21,6 +21,7 @@ import {
   type Session,
   type Tensor,
 } from "../runtime/runtime.ts";
+import { fitsFusedT5, fusedT5Graph } from "./t5_fused.ts";
 
 /** Dimensions of a T5 encoder, from config.json and the tensors' shapes. */
 export interface T5Dims {
@@ -149,12 +150,7 @@ export function t5Graph({ dims, tensors }: T5Weights, form: GraphForm): Graph {
       axis: -1,
       epsilon: { float: dims.epsilon },
     });
-  // What is normalised, or an average of what comes of that, is small enough for float16; the gated product is not (§2.2).
-  const narrow = (x: Value): Value => form.half ? graph.cast(x, "F16") : x;
-  const linear = (x: Value, name: string): Value => {
-    if (!form.half) return graph.linear(x, weight(name));
-    return graph.cast(graph.op("Gemm", [x, graph.halfWeight(weight(name))], { transB: 1 }), "F32");
-  };
+  const linear = (x: Value, name: string): Value => graph.linear(x, weight(name));
   const ids = graph.input("ids", "I64", ["T"]);
   const buckets = graph.input("buckets", "I64", ["T", "T"]);
   const table = weight("encoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight");
@@ -164,19 +160,18 @@ export function t5Graph({ dims, tensors }: T5Weights, form: GraphForm): Graph {
   for (let layer = 0; layer < dims.depth; layer++) {
     const attention = `encoder.block.${layer}.layer.0.`;
     const dense = `encoder.block.${layer}.layer.1.`;
-    const n = narrow(norm(x, `${attention}layer_norm.weight`));
+    const n = norm(x, `${attention}layer_norm.weight`);
     const [q, k, v] = ["q", "k", "v"].map((part) =>
       graph.op("Unsqueeze", [linear(n, `${attention}SelfAttention.${part}.weight`), graph.ints([0])])
     ) as [Value, Value, Value];
     const scale = 1; // T5 leaves scores unscaled
     const attended = graph.attention(q, k, v, { heads: dims.heads, width: dims.inner, scale, bias });
-    const merged = narrow(graph.reshape(attended, [-1, dims.inner]));
+    const merged = graph.reshape(attended, [-1, dims.inner]);
     x = graph.op("Add", [x, linear(merged, `${attention}SelfAttention.o.weight`)]);
-    const m = narrow(norm(x, `${dense}layer_norm.weight`));
+    const m = norm(x, `${dense}layer_norm.weight`);
     const gate = graph.op("FastGelu", [linear(m, `${dense}DenseReluDense.wi_0.weight`)], {}, MICROSOFT);
     const gated = graph.op("Mul", [gate, linear(m, `${dense}DenseReluDense.wi_1.weight`)]);
-    const out = weight(`${dense}DenseReluDense.wo.weight`);
-    x = graph.op("Add", [x, form.half ? graph.halfLinear(gated, out) : graph.linear(gated, out)]);
+    x = graph.op("Add", [x, linear(gated, `${dense}DenseReluDense.wo.weight`)]);
   }
   graph.output("features", norm(x, "encoder.final_layer_norm.weight"), "F32", ["T", dims.width]);
   return graph;
@@ -229,14 +224,14 @@ export class T5Encoder implements Disposable {
    * Opens the encoder.
    *
    * @param residency by default its weights are packed where they are few, or stay mapped
-   * @param half products in half precision, on devices that take whole blocks in it
+   * @param half products in half precision, on devices that have operators of our own
    */
   static open(weights: T5Weights, runtime: Runtime, residency?: Residency, half = false): T5Encoder {
     const elements = Object.values(weights.tensors).reduce(
       (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
       0,
     );
-    const halves = half && runtime.form.half === "block" && runtime.createDeviceSession !== undefined;
+    const halves = half && runtime.form.fused === true && fitsFusedT5(weights.dims);
     return new T5Encoder(weights, runtime, residency ?? residencyOf(elements), halves);
   }
 
@@ -272,8 +267,7 @@ export class T5Encoder implements Disposable {
     };
     using memory = new DeviceMemory(sessions, this.#runtime);
     const inputs = { ids: await memory.upload(ids, signal), buckets: await memory.upload(buckets, signal) };
-    const { attention, half } = this.#runtime.form;
-    const graph = (): Graph => t5Graph(this.#weights, { attention, half });
+    const graph = (): Graph => fusedT5Graph(this.#weights);
     const made = await memory.run("t5", graph, inputs, { features: dims }, { signal, repeated: true });
     return await memory.read(made["features"]!);
   }

@@ -1,12 +1,12 @@
 /** Builds a driver library that runs our CUDA kernels on the CPU (driver.cpp), with the system's C++ compiler. */
 import { join } from "node:path";
+import { kernelSource } from "../../core_cuda/sources.ts";
 
 const HERE = import.meta.dirname!;
 
 /** Path of the library, in a folder that exists; or why there is none. */
 export async function buildDriver(folder: string): Promise<{ path: string } | { missing: string }> {
-  const source = await Deno.readTextFile(join(HERE, "../../core_cuda/kernels.cu"));
-  const plain = source
+  const plain = (await kernelSource())
     .replace("#include <cuda_fp16.h>", "")
     .replaceAll("#pragma unroll", "")
     .replace(/extern __shared__ (\w+) (\w+)\[\];/, "$1 *$2 = dynamic_$2;");

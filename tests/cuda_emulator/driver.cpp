@@ -1,4 +1,4 @@
-// A driver that runs core_cuda/kernels.cu on the CPU: a thread a thread, barriers where they wait for each other, blocks one after
+// A driver that runs core_cuda on the CPU: a thread a thread, barriers where they wait for each other, blocks one after
 // another. tests/cuda_emulator/build.ts makes it a library with the driver's names.
 #include <barrier>
 #include <cmath>
@@ -13,6 +13,8 @@ struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 struct alignas(16) int4 { int x, y, z, w; };
 struct alignas(4) half2 { _Float16 x, y; };
+struct uint4 { unsigned x, y, z, w; };
+static uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 static float2 make_float2(float x, float y) { return {x, y}; }
 static float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 static float2 __half22float2(half2 value) { return {(float)value.x, (float)value.y}; }
@@ -37,6 +39,8 @@ static float __shfl_xor_sync(unsigned, float value, int mask) {
   return lanes[warp][lane ^ mask];
 }
 
+static float __shfl_sync(unsigned, float value, int from) { return __shfl_xor_sync(0xffffffffu, value, (threadIdx.x ^ from) % 32); }
+
 #define __device__
 #define __global__
 #define __shared__ static // blocks do not overlap
@@ -56,7 +60,10 @@ template <typename... Parameters> static void call(void (*kernel)(Parameters...)
 struct Kernel { const char *name; void (*run)(void **); };
 #define KERNEL(name) {#name, [](void **values) { call(name, values); }}
 static const Kernel kernels[] = {KERNEL(add_norm),      KERNEL(enter_cache), KERNEL(add_bias),  KERNEL(sum_moments),
-                                 KERNEL(merge_moments), KERNEL(norm_swish),  KERNEL(sum_double)};
+                                 KERNEL(merge_moments), KERNEL(norm_swish),  KERNEL(sum_double),
+                                 KERNEL(add_root_norm), KERNEL(gated_gelu),  KERNEL(biased_attention), KERNEL(enter_text),
+                                 KERNEL(modulate), KERNEL(draw_projection), KERNEL(row_keys), KERNEL(draw_codes),
+                                 KERNEL(restore_rows)};
 static const int INVALID_VALUE = 1, INVALID_PTX = 218, NOT_FOUND = 500;
 
 extern "C" {

@@ -6,7 +6,7 @@
  * @module
  */
 import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
-import { FUSED_DOMAIN, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
+import { fused, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
 import type { DecoderWeights } from "./decoder.ts";
 
 /** A running sum [1, h, w, C], float32, and the moments of its groups for the norm that follows. */
@@ -26,10 +26,8 @@ export function fitsFusedDecoder({ widths, groups, blocks }: DecoderWeights): bo
 /** latent [1, d, h, w] -> RGB [1, H, W, 3], not yet clamped. */
 export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
   const { tensors, widths, blocks, groups, codeDim } = weights;
-  const own = (name: FusedOpName, inputs: readonly Value[]): Value[] => {
-    const attributes = "attributes" in FUSED_OPS[name] ? { groups } : {};
-    return graph.ops(name, inputs, FUSED_OPS[name].outputs.length, attributes, FUSED_DOMAIN);
-  };
+  const own = (name: FusedOpName, inputs: readonly Value[]): Value[] =>
+    fused(graph, name, inputs, "attributes" in FUSED_OPS[name] ? { groups } : {});
   const bias = (name: string): Value => graph.weight(tensors[`${name}.conv.bias`]!);
   const norm = (name: string, part: "weight" | "bias"): Value => graph.weight(tensors[`${name}.norm.${part}`]!);
   /** Without its bias, which what follows adds. */

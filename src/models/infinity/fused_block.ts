@@ -5,7 +5,7 @@
  * @module
  */
 import { MICROSOFT, type Value } from "../../graph/graph.ts";
-import { FUSED_DOMAIN, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
+import { fused } from "../../runtime/fused_ops.ts";
 import type { BlockMaker, Rope, RowCaches } from "./block.ts";
 import { HEADROOM } from "./half_block.ts";
 import type { BlockWeights, InfinityDims } from "./weights.ts";
@@ -44,8 +44,7 @@ export function fusedBlocks(
   rope: Rope,
   x: Value,
 ): { x: Value; present: { keys: Value; values: Value }[] } {
-  const own = (name: FusedOpName, inputs: readonly Value[], attributes = {}): Value[] =>
-    graph.ops(name, inputs, FUSED_OPS[name].outputs.length, attributes, FUSED_DOMAIN);
+  const own = fused.bind(undefined, graph);
   const flat = (y: Value): Value => graph.reshape(y, [-1, C]);
   const smaller = { alpha: { float: 1 / HEADROOM } };
   const headroom = HEADROOM;

@@ -22,6 +22,7 @@ import { chunkGraph, embedGraph, headGraph, joinGraph, linkGraph, tableElement, 
 import type { QuantisedLookup } from "./quantised.ts";
 import type { Grid } from "../../schedule.ts";
 import { ropeTable } from "./rope.ts";
+import { fusedTextGraph } from "./text_fused.ts";
 import type { InfinityWeights } from "./weights.ts";
 
 /** Tokens of null texts, all lengths together, that stay on a device: a token is a quarter of a megabyte of a 2B model. */
@@ -163,7 +164,7 @@ export class InfinityTransformer implements Disposable {
     const tokens = features.length / this.weights.dims.textDim;
     const shapes: Record<string, readonly number[]> = {};
     const names = this.#textOutputs(tokens, (name, dims) => (shapes[name] = dims, name));
-    const graph = (): Graph => textGraph(this.weights, this.form);
+    const graph = (): Graph => this.form.fused ? fusedTextGraph(this.weights) : textGraph(this.weights, this.form);
     const made = await memory.run("text", graph, this.#textInput(features, tokens), shapes, { signal, repeated: true });
     const tensor = (name: string): DeviceTensor => made[name]!;
     const { cond, start, head, ctx } = names;
