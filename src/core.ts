@@ -89,7 +89,22 @@ function expectIndices(call: string, indices: Uint32Array, count: number): void 
   }
 }
 
-/** The five words `random.rs` unpacks. */
+/**
+ * The five words that a stream is, as the generator takes them (core_rs/src/random.rs): for devices that draw for themselves.
+ *
+ * @example
+ * ```ts
+ * import { streamWords } from "@stagevar/stagevar/core.ts";
+ * import assert from "node:assert/strict";
+ * assert.deepEqual([...streamWords({ seed: 7, purpose: "rows", scale: 1, chunk: 2 })], [7, 0, 0, 65538, 2]);
+ * ```
+ *
+ * @throws {RangeError} If a field of the stream is out of range.
+ */
+export function streamWords(stream: Stream): Uint32Array {
+  return pack("streamWords", stream);
+}
+
 function pack(call: string, stream: Stream): Uint32Array {
   const { seed, purpose, scale = 0, chunk = 0, image = 0 } = stream;
   expectInteger(call, "seed", seed, 0, Number.MAX_SAFE_INTEGER);

@@ -216,17 +216,17 @@ export class Engine implements Disposable {
       clock.time("decode", () => this.#decode(latent, last, (own) => run.kernels.read([own]), stopping));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const stop = clock.watch("transformer");
-    let latents: readonly LoopTensor[] = [];
+    let latent: LoopTensor | undefined;
     try {
       const loop = drawScales({ plan, dims, transformer: run, kernels: run.kernels, seeds, signal, tap });
       for await (const scale of loop) {
-        latents = run.kernels.images(scale.latent);
+        latent = scale.latent;
         clock.spent.transformer += scale.ms;
         const name = `scale ${scale.index + 1}: ${scale.grid.h}x${scale.grid.w} ${scale.step.kind}`;
         this.#trace?.({ name, kind: "scale", start: performance.now() - scale.ms, ms: scale.ms });
         const previews: RgbImage[] = [];
         if (request.preview && scale.step.kind !== "skip") {
-          for (const each of latents) previews.push(await decode(each));
+          for (const each of await run.kernels.images(latent)) previews.push(await decode(each));
         }
         const { index, grid, stage, step, tokensRun, ms } = scale;
         const event = { type: "scale", index, grid, stage, step, tokensRun, ms } as const;
@@ -241,9 +241,10 @@ export class Engine implements Disposable {
     }
 
     // pixels: a picture is encoded, and given away, while the next one is decoded
+    const latents = await run.kernels.images(latent!);
     const begin = (index: number): Promise<RgbImage> | undefined => {
-      const latent = latents[index];
-      const decoding = latent && decode(latent);
+      const own = latents[index];
+      const decoding = own && decode(own);
       this.#decoding = decoding?.catch(() => {}); // heard when its turn comes
       return decoding;
     };

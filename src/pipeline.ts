@@ -188,7 +188,6 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
       greedy ? 1 : step.tau,
     );
     kernels.free(logits);
-    if (!finite) throw new NotANumberError(k, plan.model);
     await observe("logits", z, 0);
     const forced = tap?.bits?.(k);
     const bits = {
@@ -201,6 +200,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
     const before = latent;
     latent = await kernels.addBits(before, z, bits, only);
     for (const done of [before, z]) kernels.free(done);
+    if (!await finite()) throw new NotANumberError(k, plan.model); // asked last: a device has been given all of the scale by now
     if (chosen !== undefined) kernels.freeIndices(chosen);
     yield { index: k, grid, stage, step, tokensRun: tokensRun(step, grid), ms: performance.now() - started, latent };
   }
@@ -230,7 +230,7 @@ async function reducedChunk<T, I>(
     ? kernels.indices(seeds.map(() => wanted))
     : await kernels.sampleRows(x, rank, streamsOf("rows", seeds, k, c));
   const Q = tap?.projection?.(k, c);
-  const entering = step.reduce === "select" ? await kernels.selectRows(x, chosen) : await kernels.project(x, {
+  const entering = step.reduce === "select" ? await kernels.selectRows(x, chosen) : await kernels.project(x, chosen, {
     rank,
     kind: step.projection,
     streams: streamsOf("projection", seeds, k, c),

@@ -1,6 +1,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { DeviceKernels, type DeviceRows } from "../src/kernels/device.ts";
+import type { DeviceRows } from "../src/kernels/device.ts";
+import { HostKernels } from "../src/kernels/host.ts";
 import { beginRun } from "../src/models/infinity/device_run.ts";
 import { DeviceError } from "../src/errors.ts";
 import { Decoder } from "../src/models/infinity/decoder.ts";
@@ -15,6 +16,9 @@ import {
   type Runtime,
   type Tensor,
 } from "../src/runtime/runtime.ts";
+import { drawScales } from "../src/pipeline.ts";
+import { schedule } from "../src/schedule.ts";
+import type { Step } from "../src/step.ts";
 import { distance } from "./attention.ts";
 import { REFERENCE } from "./fused_reference.ts";
 import { MODELS } from "./mini_models.ts";
@@ -75,7 +79,7 @@ async function begin(device: Runtime, half = false, lengths: readonly number[] =
   );
   const request = { dims: model.dims, images: 1, last: GRID, last1M: { h: 64, w: 64 }, capacity: [] };
   const run = await beginRun(transformer, texts, request);
-  assert(run.kernels instanceof DeviceKernels);
+  assert(!(run.kernels instanceof HostKernels));
   /** A chunk on as many copies of a token row as there are batch rows. */
   const scale = async (tensors: number): Promise<DeviceRows> => {
     const start = run.start() as DeviceRows;
@@ -142,16 +146,16 @@ Deno.test("both rows of a picture whose texts are of one length run as one, unti
 Deno.test("a cache is cut where it lies, on a device that can", async () => {
   const device = new FakeDevice();
   const rows: number[] = [];
-  const row: Runtime["row"] = (whole, _element, index, freed) => {
-    rows.push(index);
+  const row: Runtime["rows"] = (whole, _element, [from, to], freed) => {
+    rows.push(from);
     const view = {
-      dims: [1, ...whole.dims.slice(1)],
+      dims: [to - from, ...whole.dims.slice(1)],
       [Symbol.dispose]: () => void (device.alive.delete(view) && freed()),
     };
     device.alive.add(view);
     return view;
   };
-  const { run, depth, model: { dims: { chunks } } } = await begin(Object.assign(device, { row }), false, [4, 4]);
+  const { run, depth, model: { dims: { chunks } } } = await begin(Object.assign(device, { rows: row }), false, [4, 4]);
   const scale = async (): Promise<void> => {
     let x = run.start() as DeviceRows;
     for (let chunk = 0; chunk < chunks; chunk++) x = await run.chunk(chunk, x, GRID) as DeviceRows;
@@ -244,6 +248,47 @@ Deno.test("a text that does not fit on a device leaves nothing behind", async ()
   device.failAt = 1;
   await assert.rejects(begin(device), /out of memory/);
   assert.equal(device.alive.size, 0);
+});
+
+Deno.test("images of a batch that run as one are those that run alone", async () => {
+  const model = await openInfinity(join(MODELS, "mini-2b"));
+  const { dims } = model;
+  using runtime = openNative({ resident: "cuda", fused: REFERENCE });
+  using transformer = await InfinityTransformer.open(model.transformer, runtime, { half: true });
+  assert(transformer.together);
+  const { schedule: sizes, ...settings } = { schedule: schedule(1, "0.06M"), guidance: 3, tau: 0.5 };
+  const full = { kind: "full", rows: "both", guidance: settings.guidance, tau: settings.tau } as const;
+  const reduced = {
+    ...{ kind: "reduced", rows: "null", guidance: 0, tau: settings.tau, reduce: "project" } as const,
+    ...{ ranks: new Array(dims.chunks).fill(9), projection: "gaussian", addUnselected: false } as const,
+  };
+  const skip = { kind: "skip" } as const;
+  const steps: Step[] = [full, full, full, full, { ...reduced, rope: "indices" }, skip, skip];
+  const plan = { model: "mini", schedule: sizes, stages: steps.map(() => "structure" as const), steps, topP: 0.97 };
+  const text = (tokens: number, row: number): Float32Array =>
+    Float32Array.from({ length: tokens * model.transformer.dims.textDim }, (_, i) => Math.sin(i * 0.37 + row));
+  for (const lengths of [[4, 4], [4, 6]] as const) { // rows of an image as one, and apart
+    const draw = async (seeds: readonly number[]): Promise<Float32Array[]> => {
+      const last = sizes.grids.at(-1)!;
+      const request = { dims, images: seeds.length, last, last1M: sizes.last1M, capacity: [] };
+      using run = await beginRun(transformer, lengths.map(text), request);
+      const { kernels } = run;
+      let latents: Float32Array[] = [];
+      for await (const { latent } of drawScales({ plan, dims, transformer: run, kernels, seeds })) {
+        const images = await kernels.images(latent);
+        latents = [];
+        for (const image of images) latents.push(await kernels.read(image));
+      }
+      return latents;
+    };
+    const together = await draw([5, 6]);
+    assert.equal(together.length, 2);
+    for (const [image, seed] of [5, 6].entries()) {
+      const [alone] = await draw([seed]);
+      assert(distance(together[image]!, alone!) < 1e-6, `seed ${seed}`);
+    }
+    assert(distance(together[0]!, together[1]!) > 0.1);
+  }
 });
 
 const RESIDENTS = [

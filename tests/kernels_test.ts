@@ -1,12 +1,14 @@
 import assert from "node:assert/strict";
 import { gaussianProjection, gaussians, type Stream } from "../src/core.ts";
 import { DeviceKernels } from "../src/kernels/device.ts";
+import { FusedKernels } from "../src/kernels/fused.ts";
 import { HostKernels } from "../src/kernels/host.ts";
 import type { LoopBatch, LoopDims } from "../src/kernels/kernels.ts";
 import { DeviceMemory } from "../src/runtime/device_memory.ts";
 import { openNative } from "../src/runtime/native.ts";
 import { type DeviceSession, type DeviceTensor, floatTensor, type Runtime } from "../src/runtime/runtime.ts";
 import { distance } from "./attention.ts";
+import { REFERENCE } from "./fused_reference.ts";
 
 // Every kernel of a device against the wasm core, on the CPU as if it had memory of its own.
 
@@ -23,8 +25,18 @@ function streams(purpose: Stream["purpose"], scale = 3): Stream[] {
   return [{ seed: 11, purpose, scale }, { seed: 12, purpose, scale }];
 }
 
+/** Tensors of a batch: one an image, or all in one on devices with operators of our own. */
+type Form = "an image a tensor" | "all images in one";
+
+function open(form: Form): Runtime {
+  return form === "all images in one"
+    ? openNative({ resident: "cuda", fused: REFERENCE })
+    : openNative({ resident: "webgpu" });
+}
+
 /** Both sets of kernels on one runtime, and the same batch tensor for both. */
-function both(runtime: Runtime, dims: LoopDims) {
+function both(runtime: Runtime, dims: LoopDims, form: Form) {
+  const Kernels = form === "all images in one" ? FusedKernels : DeviceKernels;
   const sessions = new Map<string, Promise<DeviceSession>>();
   const memory = new DeviceMemory((key, graph) => {
     if (!sessions.has(key)) sessions.set(key, runtime.createDeviceSession!(graph()));
@@ -32,11 +44,14 @@ function both(runtime: Runtime, dims: LoopDims) {
   });
   return {
     host: new HostKernels(dims, BATCH),
-    device: new DeviceKernels(memory, dims, BATCH),
+    device: new Kernels(memory, dims, BATCH) as DeviceKernels,
     /** Image rows, each with its shape. */
-    put: (data: Float32Array, shape: readonly number[]): Promise<DeviceTensor[]> => {
+    put: async (data: Float32Array, shape: readonly number[]): Promise<DeviceTensor[]> => {
+      if (form === "all images in one") return [await memory.upload(floatTensor(data, [2, ...shape.slice(1)]))];
       const size = data.length / BATCH.images;
-      return Promise.all([0, 1].map((i) => memory.upload(floatTensor(data.slice(i * size, (i + 1) * size), shape))));
+      return await Promise.all(
+        [0, 1].map((i) => memory.upload(floatTensor(data.slice(i * size, (i + 1) * size), shape))),
+      );
     },
     [Symbol.dispose](): void {
       memory[Symbol.dispose]();
@@ -45,10 +60,12 @@ function both(runtime: Runtime, dims: LoopDims) {
   };
 }
 
-for (const [name, dims] of [["tokens of one cell", PLAIN], ["tokens of 2x2 cells", PATCHED]] as const) {
-  Deno.test(`device kernels give what the core gives: latent and bits, ${name}`, async () => {
-    using runtime = openNative({ resident: "webgpu" });
-    using pair = both(runtime, dims);
+const FORMS: readonly Form[] = ["an image a tensor", "all images in one"];
+const KINDS = [["tokens of one cell", PLAIN], ["tokens of 2x2 cells", PATCHED]] as const;
+for (const [name, dims, form] of KINDS.flatMap((kind) => FORMS.map((form) => [...kind, form] as const))) {
+  Deno.test(`device kernels give what the core gives: latent and bits, ${name}, ${form}`, async () => {
+    using runtime = open(form);
+    using pair = both(runtime, dims, form);
     const { host, device, put } = pair;
     const { codeDim, tokenDim } = dims;
     const cell = dims.patchify ? 2 : 1;
@@ -77,59 +94,68 @@ for (const [name, dims] of [["tokens of one cell", PLAIN], ["tokens of 2x2 cells
   });
 }
 
-Deno.test("device kernels give what the core gives: sampling, projection, restoration", async () => {
-  using runtime = openNative({ resident: "webgpu" });
-  using pair = both(runtime, PLAIN);
-  const { host, device, put } = pair;
-  const [from, to] = [{ h: 4, w: 5 }, BATCH.last];
-  const M = to.h * to.w, r = 7;
-  const x = values(2 * M * C, 3);
-  x.fill(0, 0, 5 * C); // rows without energy come last
-  const there = await put(x, [1, M, C]);
-  const cached = values(2 * from.h * from.w * C, 4);
-  const cachedThere = await put(cached, [1, from.h * from.w, C]);
+for (const form of FORMS) {
+  Deno.test(`device kernels give what the core gives: sampling, projection, restoration, ${form}`, async () => {
+    using runtime = open(form);
+    using pair = both(runtime, PLAIN, form);
+    const { host, device, put } = pair;
+    const [from, to] = [{ h: 4, w: 5 }, BATCH.last];
+    const M = to.h * to.w, r = 7;
+    const x = values(2 * M * C, 3);
+    x.fill(0, 0, 5 * C); // rows without energy come last
+    const there = await put(x, [1, M, C]);
+    const cached = values(2 * from.h * from.w * C, 4);
+    const cachedThere = await put(cached, [1, from.h * from.w, C]);
 
-  for (const rank of [1, r, M]) {
-    const chosen = await device.sampleRows(there, rank, streams("rows"));
-    const wanted = await host.sampleRows(x, rank, streams("rows"));
-    const picked = await device.read(await device.selectRows(there, chosen));
-    assert.deepEqual(picked, await host.selectRows(x, wanted), `${rank} rows`);
+    for (const rank of [1, r, M]) {
+      const chosen = await device.sampleRows(there, rank, streams("rows"));
+      const wanted = await host.sampleRows(x, rank, streams("rows"));
+      const picked = await device.read(await device.selectRows(there, chosen));
+      assert.deepEqual(picked, await host.selectRows(x, wanted), `${rank} rows`);
 
-    const y = values(2 * rank * C, 5);
-    const restored = await device.restore(cachedThere, from, to, await put(y, [1, rank, C]), chosen);
-    assert(distance(await device.read(restored), await host.restore(cached, from, to, y, wanted)) < 1e-6);
-    for (const kind of ["gaussian", "sign"] as const) {
-      const request = { rank, kind, streams: streams("projection") };
-      const found = await device.read(await device.project(there, request));
-      assert(distance(found, await host.project(x, request)) < 1e-6, `${kind}, rank ${rank}`);
+      const y = values(2 * rank * C, 5);
+      const restored = await device.restore(cachedThere, from, to, await put(y, [1, rank, C]), chosen);
+      assert(distance(await device.read(restored), await host.restore(cached, from, to, y, wanted)) < 1e-6);
+      for (const kind of ["gaussian", "sign"] as const) {
+        const request = { rank, kind, streams: streams("projection") };
+        const found = await device.read(
+          await device.project(there, device.indices(await host.sampleRows(x, request.rank, streams("rows"))), request),
+        );
+        assert(distance(found, await host.project(x, [], request)) < 1e-6, `${kind}, rank ${rank}`);
+      }
     }
-  }
-  const forced = [1, 2].map((seed) => gaussianProjection({ seed, purpose: "projection" }, M, r));
-  const request = { rank: r, kind: "gaussian", streams: streams("projection"), forced } as const;
-  const found = await device.read(await device.project(there, request));
-  assert(distance(found, await host.project(x, request)) < 1e-6);
-  const up = await device.read(await device.upsample(cachedThere, from, to));
-  assert(distance(up, await host.upsample(cached, from, to)) < 1e-6);
-});
+    const forced = [1, 2].map((seed) => gaussianProjection({ seed, purpose: "projection" }, M, r));
+    const request = { rank: r, kind: "gaussian", streams: streams("projection"), forced } as const;
+    const found = await device.read(
+      await device.project(there, device.indices(await host.sampleRows(x, request.rank, streams("rows"))), request),
+    );
+    assert(distance(found, await host.project(x, [], request)) < 1e-6);
+    const up = await device.read(await device.upsample(cachedThere, from, to));
+    assert(distance(up, await host.upsample(cached, from, to)) < 1e-6);
+  });
 
-Deno.test("device kernels guide, and see logits that are not finite", async () => {
-  using runtime = openNative({ resident: "webgpu" });
-  using pair = both(runtime, PLAIN);
-  const { host, device, put } = pair;
-  const L = 6, d = PLAIN.tokenDim;
-  const logits = values(4 * L * d, 6);
-  const there = [...await put(logits.slice(0, 2 * L * d), [1, L, d]), ...await put(logits.slice(2 * L * d), [1, L, d])];
-  const both4 = await device.guide(there, 3, 0.7);
-  assert(distance(await device.read(both4.z), (await host.guide(logits, 3, 0.7)).z) < 1e-6);
-  assert.equal(both4.finite, true);
-  const own = await device.guide(there.slice(2), undefined, 0.5);
-  assert(distance(await device.read(own.z), (await host.guide(logits.slice(2 * L * d), undefined, 0.5)).z) < 1e-6);
-  for (const wrong of [NaN, Infinity]) {
-    const broken = logits.slice(0, 2 * L * d).fill(wrong, 2 * L * d - 1);
-    assert.equal((await device.guide(await put(broken, [1, L, d]), undefined, 1)).finite, false);
-    assert.equal((await host.guide(broken, undefined, 1)).finite, false);
-  }
-});
+  Deno.test(`device kernels guide, and see logits that are not finite, ${form}`, async () => {
+    using runtime = open(form);
+    using pair = both(runtime, PLAIN, form);
+    const { host, device, put } = pair;
+    const L = 6, d = PLAIN.tokenDim;
+    const logits = values(4 * L * d, 6);
+    const there = [
+      ...await put(logits.slice(0, 2 * L * d), [1, L, d]),
+      ...await put(logits.slice(2 * L * d), [1, L, d]),
+    ];
+    const both4 = await device.guide(there, 3, 0.7);
+    assert(distance(await device.read(both4.z), (await host.guide(logits, 3, 0.7)).z) < 1e-6);
+    assert.equal(await both4.finite(), true);
+    const own = await device.guide(there.slice(there.length / 2), undefined, 0.5);
+    assert(distance(await device.read(own.z), (await host.guide(logits.slice(2 * L * d), undefined, 0.5)).z) < 1e-6);
+    for (const wrong of [NaN, Infinity]) {
+      const broken = logits.slice(0, 2 * L * d).fill(wrong, 2 * L * d - 1);
+      assert.equal(await (await device.guide(await put(broken, [1, L, d]), undefined, 1)).finite(), false);
+      assert.equal(await (await host.guide(broken, undefined, 1)).finite(), false);
+    }
+  });
+}
 
 Deno.test("DeviceMemory frees a tensor with its last holder, and the rest with itself", async () => {
   let alive = 0;
@@ -171,17 +197,17 @@ Deno.test("DeviceMemory keeps a tensor as long as a row of it, and takes rows by
   };
   const memory = new DeviceMemory(() => Promise.reject(new Error("nobody asks for this")), {
     upload: ({ dims }) => tensor("whole", dims),
-    row: (whole, _element, row, freed) => tensor(`row ${row}`, [1, ...whole.dims.slice(1)], freed),
+    rows: (whole, _element, [from, to], freed) => tensor(`row ${from}`, [to - from, ...whole.dims.slice(1)], freed),
   });
   const whole = await memory.upload(floatTensor(new Float32Array(6), [2, 3]));
-  const row = memory.row(whole, "F32", 1)!;
+  const row = memory.rows(whole, "F32", 1, 2)!;
   assert.deepEqual(row.dims, [1, 3]);
   memory.free(whole);
   assert.deepEqual([...alive], ["whole", "row 1"]);
   memory.free(row);
   assert.equal(alive.size, 0);
-  memory.row(await memory.upload(floatTensor(new Float32Array(6), [2, 3])), "F32", 0);
+  memory.rows(await memory.upload(floatTensor(new Float32Array(6), [2, 3])), "F32", 0, 1);
   memory[Symbol.dispose]();
   assert.equal(alive.size, 0);
-  assert.equal(new DeviceMemory(() => Promise.reject(new Error("none"))).row(whole, "F32", 0), undefined);
+  assert.equal(new DeviceMemory(() => Promise.reject(new Error("none"))).rows(whole, "F32", 0, 1), undefined);
 });

@@ -115,9 +115,9 @@ export function externalRoot(file: string): string {
   return /^[A-Za-z]:[\\/]/.test(file) ? file.slice(0, 3) : "/";
 }
 
-/** One batch row of x [R, ...], [1, ...]. */
-export function batchRow(graph: Graph, x: Value, row: number): Value {
-  return graph.op("Slice", [x, graph.ints([row]), graph.ints([row + 1]), graph.ints([0])]);
+/** Batch rows `from` to `to` of x [R, ...]. */
+export function batchRows(graph: Graph, x: Value, from: number, to = from + 1): Value {
+  return graph.op("Slice", [x, graph.ints([from]), graph.ints([to]), graph.ints([0])]);
 }
 
 /**

@@ -17,7 +17,7 @@ import {
   guideGraph,
   type LatentShape,
   nextInputGraph,
-  nullRowGraph,
+  nullRowsGraph,
   projectGraph,
   restoreGraph,
   sampleRowsGraph,
@@ -47,7 +47,7 @@ export type DeviceIndices = readonly (DeviceTensor | Tensor)[];
 const LARGE_PROJECTION = 2 ** 15;
 
 /** A bit is certain from here on when nothing is filtered: no logit is as large. */
-const NEVER = 3e38;
+export const NEVER = 3e38;
 
 /** Kernels on tensors of a device; each method is {@linkcode ScaleKernels}'s. */
 export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
@@ -109,9 +109,9 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     return this.#each(x.slice(-this.#images), (own) => {
       const [rows, L] = own.dims as [number, number];
       if (rows === 1) return Promise.resolve(this.#memory.hold(own));
-      const row = this.#memory.row(own, "F32", 1);
+      const row = this.#memory.rows(own, "F32", 1, 2);
       if (row) return Promise.resolve(row);
-      return this.#one(`null ${this.#width}`, () => nullRowGraph(this.#width), { x: own }, "y", [1, L, this.#width]);
+      return this.#one(`null ${this.#width}`, () => nullRowsGraph(this.#width), { x: own }, "y", [1, L, this.#width]);
     });
   }
 
@@ -140,7 +140,11 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
   }
 
   /** Q^T X [1, r, C] an image. */
-  project(x: DeviceRows, { rank, kind, streams, forced }: ProjectionRequest): Promise<DeviceRows> {
+  project(
+    x: DeviceRows,
+    _chosen: DeviceIndices,
+    { rank, kind, streams, forced }: ProjectionRequest,
+  ): Promise<DeviceRows> {
     const draw = kind === "gaussian" ? core.gaussianProjection : core.signProjection;
     const graph = () => projectGraph(this.#width);
     return this.#each(x, async (own, image) => {
@@ -190,7 +194,7 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
       finite &&= check[0] === 0;
       return made["z"]!;
     });
-    return { z, finite };
+    return { z, finite: () => Promise.resolve(finite) };
   }
 
   /** [1, d, H, W] an image. */

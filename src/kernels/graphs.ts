@@ -9,7 +9,7 @@
  */
 import { resizeTokens } from "../core.ts";
 import type { ResizeKind } from "../core.ts";
-import { batchRow, Graph, type Value } from "../graph/graph.ts";
+import { batchRows, Graph, type Value } from "../graph/graph.ts";
 import { ELEMENT } from "../graph/onnx_proto.ts";
 import type { Grid } from "../schedule.ts";
 
@@ -30,14 +30,18 @@ export interface LatentShape {
 /** Stands below every logarithm of a float32, with room for noise on top: rows of zeros come after all others. */
 const LOG_OF_NOTHING = -1e4;
 
-/** u [L, d_tok] of the running latent [1, d, H, W] at a grid. */
-export function nextInputGraph({ codeDim, tokenDim, cell, height, width }: LatentShape, { h, w }: Grid): Graph {
+/** u [B L, d_tok] of running latents [B, d, H, W] at a grid. */
+export function nextInputGraph(
+  { codeDim, tokenDim, cell, height, width }: LatentShape,
+  { h, w }: Grid,
+  images = 1,
+): Graph {
   const graph = new Graph(`input ${h}x${w}`);
-  const latent = graph.input("latent", "F32", [1, codeDim, height, width]);
-  const cells = resize(graph, latent, [height, width], [h * cell, w * cell], "linear"); // [1, d, h cell, w cell]
-  const parts = graph.reshape(cells, [codeDim, h, cell, w, cell]);
-  const tokens = graph.op("Transpose", [parts], { perm: [1, 3, 0, 2, 4] }); // [h, w, d, cell, cell]
-  graph.output("u", graph.reshape(tokens, [h * w, tokenDim]), "F32", [h * w, tokenDim]);
+  const latent = graph.input("latent", "F32", [images, codeDim, height, width]);
+  const cells = resize(graph, latent, [height, width], [h * cell, w * cell], "linear"); // [B, d, h cell, w cell]
+  const parts = graph.reshape(cells, [images, codeDim, h, cell, w, cell]);
+  const tokens = graph.op("Transpose", [parts], { perm: [0, 2, 4, 1, 3, 5] }); // [B, h, w, d, cell, cell]
+  graph.output("u", graph.reshape(tokens, [images * h * w, tokenDim]), "F32", [images * h * w, tokenDim]);
   return graph;
 }
 
@@ -101,10 +105,11 @@ export function sampleRowsGraph(C: number): Graph {
   return graph;
 }
 
-/** The last row of x [R, L, C], [1, L, C]. */
-export function nullRowGraph(C: number): Graph {
-  const graph = new Graph("null row");
-  graph.output("y", batchRow(graph, graph.input("x", "F32", [2, "L", C]), 1), "F32", [1, "L", C]);
+/** The null rows of x [2 B, L, C], [B, L, C]. */
+export function nullRowsGraph(C: number, images = 1): Graph {
+  const graph = new Graph("null rows");
+  const x = graph.input("x", "F32", [2 * images, "L", C]);
+  graph.output("y", batchRows(graph, x, images, 2 * images), "F32", [images, "L", C]);
   return graph;
 }
 
@@ -165,8 +170,8 @@ function oneHot(graph: Graph, chosen: Value, L: number): Value {
   return graph.op("Cast", [equal], { to: ELEMENT.F32 });
 }
 
-/** Map [1, d, h, w] at another size. */
-function resize(
+/** Maps [B, d, h, w] at another size. */
+export function resize(
   graph: Graph,
   x: Value,
   [h, w]: readonly [number, number],

@@ -78,7 +78,11 @@ export class HostKernels implements ScaleKernels<Float32Array, HostIndices> {
   }
 
   /** Q^T X, [B, r, C]. */
-  project(x: Float32Array, { rank, kind, streams, forced }: ProjectionRequest): Promise<Float32Array> {
+  project(
+    x: Float32Array,
+    _chosen: HostIndices,
+    { rank, kind, streams, forced }: ProjectionRequest,
+  ): Promise<Float32Array> {
     const { width } = this.#dims;
     return this.#each((image) => {
       const X = this.#part(x, image);
@@ -115,7 +119,7 @@ export class HostKernels implements ScaleKernels<Float32Array, HostIndices> {
   guide(logits: Float32Array, guidance: number | undefined, tau: number): Promise<GuidedLogits<Float32Array>> {
     const half = guidance === undefined ? 0 : logits.length / 2; // where the null rows begin
     const z = core.guide(logits.subarray(0, logits.length - half), logits.subarray(half), guidance ?? 1, tau);
-    return Promise.resolve({ z, finite: z.every(Number.isFinite) });
+    return Promise.resolve({ z, finite: () => Promise.resolve(z.every(Number.isFinite)) });
   }
 
   /** [B, d, H, W]. */

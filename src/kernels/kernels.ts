@@ -38,8 +38,8 @@ export interface LoopBatch {
 export interface GuidedLogits<T> {
   /** z [B, L, d_tok]: logit of 1 over 0, guided and tempered. */
   readonly z: T;
-  /** Whether all of them are finite numbers. */
-  readonly finite: boolean;
+  /** Whether all of them are finite numbers: waits for them, and is to be asked once. */
+  finite(): Promise<boolean>;
 }
 
 /** What turns guided logits into bits, one entry an image. */
@@ -91,8 +91,8 @@ export interface ScaleKernels<T, I> {
   indices(rows: readonly Uint32Array[]): I;
   /** The rows themselves, X[I] [B, r, C]. */
   selectRows(x: T, chosen: I): Promise<T>;
-  /** Mixtures of the rows, Q^T X [B, r, C] (stagevar.md §3.3). */
-  project(x: T, request: ProjectionRequest): Promise<T>;
+  /** Mixtures of the rows, Q^T X [B, r, C] (stagevar.md §3.3), which will take the places I. */
+  project(x: T, chosen: I, request: ProjectionRequest): Promise<T>;
   /** Cached rows of one grid at another, area averages (stagevar.md §3.5). */
   upsample(cached: T, from: Grid, to: Grid): Promise<T>;
   /** The same with y [B, r, C] in the places I. */
@@ -106,8 +106,8 @@ export interface ScaleKernels<T, I> {
   addBits(latent: T, z: T, request: BitRequest, only?: I): Promise<T>;
   /** All values in host memory; of an array itself, not a copy. */
   read(x: T): Promise<Float32Array>;
-  /** The parts of a batch tensor, one an image. */
-  images(x: T): readonly T[];
+  /** The parts of a batch of latents, one an image, good until they are asked for again. */
+  images(x: T): readonly T[] | Promise<readonly T[]>;
   /** Gives a tensor's memory back where that is not the garbage collector's work. */
   free(x: T): void;
   /** The same for indices. */

@@ -15,7 +15,7 @@ const BLOCK = 256 * 2 ** 20;
 /** Bytes of page-locked host memory that copies to the device go through: from other memory they would wait for the queue. */
 const STAGING = 16 * 2 ** 20;
 
-const HOST_TO_DEVICE = 1;
+const HOST_TO_DEVICE = 1, DEVICE_TO_HOST = 2;
 
 /** Room for a cudaDeviceProp of any release: it begins with the name, and has about a kilobyte. */
 const PROPERTIES = 8192;
@@ -109,6 +109,21 @@ export class CudaMemory implements Disposable {
       );
       this.#check(status, "copy to the device");
       this.#staged += part.length;
+    }
+  }
+
+  /** Waits until the queue is empty, and fills an array with the bytes at an address. */
+  read(address: number, data: ArrayBufferView<ArrayBuffer>): void {
+    const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+    for (let done = 0; done < bytes.length; done += STAGING) {
+      const length = Math.min(STAGING, bytes.length - done);
+      if (this.#staged + length > STAGING) this.synchronize();
+      const at = this.#staged;
+      const { cudaMemcpyAsync } = this.#library.symbols;
+      const [from, to] = [BigInt(address + done), this.#staging + BigInt(at)];
+      this.#check(cudaMemcpyAsync(to, from, BigInt(length), DEVICE_TO_HOST, this.stream), "copy from the device");
+      this.synchronize();
+      bytes.set(this.#stagingBytes.subarray(at, at + length), done);
     }
   }
 

@@ -38,18 +38,23 @@ export interface DeviceRunOptions {
 export class DeviceMemory implements Disposable {
   readonly #sessions: DeviceSessions;
   readonly #upload: Runtime["upload"];
-  readonly #row: Runtime["row"];
+  readonly #download: Runtime["download"];
+  readonly #rows: Runtime["rows"];
   readonly #holders = new Map<DeviceTensor, number>();
 
   /**
    * Nothing is held at first.
    *
-   * @param device how tensors are copied to it, and rows taken; by graphs, where it has no other way
+   * @param device how tensors are copied to it and back, and rows taken; by graphs, where it has no other way
    */
-  constructor(sessions: DeviceSessions, { upload, row }: Pick<Runtime, "upload" | "row"> = {}) {
+  constructor(
+    sessions: DeviceSessions,
+    { upload, download, rows }: Pick<Runtime, "upload" | "download" | "rows"> = {},
+  ) {
     this.#sessions = sessions;
     this.#upload = upload;
-    this.#row = row;
+    this.#download = download;
+    this.#rows = rows;
   }
 
   /** Runs a graph; its outputs named in `kept` (with their shapes) stay on the device, held once. */
@@ -94,15 +99,19 @@ export class DeviceMemory implements Disposable {
   async read(tensor: DeviceTensor): Promise<Float32Array> {
     const { dims } = tensor;
     const data = new Float32Array(dims.reduce((product, dim) => product * dim, 1));
+    if (this.#download) {
+      this.#download(tensor, data);
+      return data;
+    }
     const outputs = { y: floatTensor(data, dims) };
     await this.run("copy F32", () => copyGraph("F32"), { x: tensor }, {}, { outputs });
     return data;
   }
 
-  /** One row [1, ...] of a tensor [R, ...], which is held as long; undefined where that takes a graph. */
-  row(tensor: DeviceTensor, element: Tensor["element"], row: number): DeviceTensor | undefined {
-    if (!this.#row) return undefined;
-    const view = this.#row(tensor, element, row, () => this.free(tensor));
+  /** Rows `from` to `to` of a tensor [R, ...], which is held as long; undefined where that takes a graph. */
+  rows(tensor: DeviceTensor, element: Tensor["element"], from: number, to: number): DeviceTensor | undefined {
+    if (!this.#rows) return undefined;
+    const view = this.#rows(tensor, element, [from, to], () => this.free(tensor));
     this.hold(tensor);
     return this.hold(view);
   }

@@ -16,7 +16,7 @@ import { cudaComputes } from "./cuda_computes.ts";
 import { FUSED_DOMAIN, type FusedComputes, fusedOps } from "./fused_ops.ts";
 import { libraryPath } from "./library_path.ts";
 import { type NativeMemory, NativeSession, OUT_OF_MEMORY, releasedError } from "./native_session.ts";
-import { type NativeTensor, newTensor, rowOf } from "./native_tensor.ts";
+import { type NativeTensor, newTensor, rowsOf } from "./native_tensor.ts";
 import { address, cString, type Handle, OrtApi, OrtError, pinned } from "./ort_api.ts";
 import type { DeviceForm, DeviceSession, DeviceTensor, Residency, Runtime, Tensor } from "./runtime.ts";
 
@@ -103,7 +103,9 @@ export class NativeRuntime implements Runtime {
   /** See {@linkcode Runtime}. */
   readonly upload: ((tensor: Tensor) => DeviceTensor) | undefined;
   /** See {@linkcode Runtime}. */
-  readonly row: Runtime["row"];
+  readonly download: Runtime["download"];
+  /** See {@linkcode Runtime}. */
+  readonly rows: Runtime["rows"];
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
@@ -146,8 +148,9 @@ export class NativeRuntime implements Runtime {
     this.createDeviceSession = (graph, repeated) => this.createSession(graph, "packed", true, repeated);
     if (!cuda) return;
     this.upload = (tensor) => this.#upload(cuda, tensor);
-    this.row = (tensor, element, row, freed) =>
-      rowOf(api, this.#memory.device!, element, tensor as NativeTensor, row, freed);
+    this.download = (tensor, data) => cuda.read((tensor as NativeTensor).address, data as Float32Array<ArrayBuffer>);
+    this.rows = (tensor, element, rows, freed) =>
+      rowsOf(api, this.#memory.device!, element, tensor as NativeTensor, rows, freed);
   }
 
   #deviceMemory(): Handle | undefined {

@@ -88,16 +88,17 @@ function valueAt(
   );
 }
 
-/** One row [1, ...] of a tensor [R, ...] in CUDA's memory, where it lies. */
-export function rowOf(
+/** Some rows of a tensor [R, ...] in CUDA's memory, where they lie. */
+export function rowsOf(
   api: OrtApi,
   device: Handle,
   element: Tensor["element"],
   tensor: NativeTensor,
-  row: number,
+  [from, to]: readonly [number, number],
   freed: () => void,
 ): NativeTensor {
-  const dims = [1, ...tensor.dims.slice(1)];
-  const place = tensor.address + row * dims.reduce((product, dim) => product * dim, BYTES[element]);
+  const row = tensor.dims.slice(1);
+  const dims = [to - from, ...row];
+  const place = tensor.address + from * row.reduce((product, dim) => product * dim, BYTES[element]);
   return new NativeTensor(api, () => valueAt(api, device, element, dims, place), dims, place, freed);
 }

@@ -103,12 +103,19 @@ export interface Runtime extends Disposable {
   readonly createDeviceSession?: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
   /** Copies a tensor into the device's memory; absent where only graphs can. */
   readonly upload?: ((tensor: Tensor) => DeviceTensor) | undefined;
+  /** Copies a float32 tensor to the host, into an array of its length; absent where only graphs can. */
+  readonly download?: ((tensor: DeviceTensor, data: Float32Array) => void) | undefined;
   /**
-   * One row [1, ...] of a tensor [R, ...], where it lies: the tensor must stay until `freed` is called. Absent where only graphs can
-   * make one.
+   * Rows `from` to `to` of a tensor [R, ...], where they lie: the tensor must stay until `freed` is called. Absent where only graphs
+   * can make them.
    */
-  readonly row?:
-    | ((tensor: DeviceTensor, element: Tensor["element"], row: number, freed: () => void) => DeviceTensor)
+  readonly rows?:
+    | ((
+      tensor: DeviceTensor,
+      element: Tensor["element"],
+      rows: readonly [from: number, to: number],
+      freed: () => void,
+    ) => DeviceTensor)
     | undefined;
 }
 

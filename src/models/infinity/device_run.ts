@@ -1,10 +1,12 @@
 /**
  * A batch of pictures on a device with memory of its own: nothing leaves it between the texts' features and the decoder's
- * bytes. A chunk of blocks is one graph, run on both batch rows of an image at a time.
+ * bytes. A chunk of blocks is one graph, run on both batch rows of an image at a time, or on those of all images where the device
+ * has operators of our own.
  *
  * @module
  */
 import { type DeviceIndices, DeviceKernels, type DeviceRows } from "../../kernels/device.ts";
+import { FusedKernels } from "../../kernels/fused.ts";
 import type { HostIndices } from "../../kernels/host.ts";
 import type { DeviceMemory } from "../../runtime/device_memory.ts";
 import { type DeviceTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
@@ -27,7 +29,7 @@ interface Pair {
   readonly tokens: number;
 }
 
-/** What runs as one: both batch rows of an image, or one. Its cache is a pair a block, empty before the first scale. */
+/** What runs as one: both batch rows of an image or of all, or one of them. Its cache is a pair a block, empty at first. */
 interface Unit {
   readonly text: EncodedText<DeviceTensor>;
   readonly cache: (Pair | undefined)[];
@@ -37,8 +39,8 @@ interface Unit {
 export interface DeviceTexts {
   /** One a batch row of an image, the conditional one first. */
   readonly apart: readonly EncodedText<DeviceTensor>[];
-  /** Both as one, where they are two of the same length. */
-  readonly joined?: EncodedText<DeviceTensor> | undefined;
+  /** What units read: both as one where they are two of the same length, with a row for every image that runs with them. */
+  readonly read: readonly EncodedText<DeviceTensor>[];
 }
 
 /** Rotation tables of a scale. */
@@ -51,13 +53,15 @@ interface Rotation {
 /** The state of one batch of pictures between scales, on a device. */
 export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
   /** Small graphs. */
-  readonly kernels: DeviceKernels;
+  readonly kernels: DeviceKernels | FusedKernels;
   readonly #transformer: InfinityTransformer;
   readonly #memory: DeviceMemory;
   readonly #request: RunRequest;
   readonly #inOrder: DeviceTensor | Tensor; // the first tokens of a grid, in their order
+  readonly #images: number; // that run as one
   #texts: DeviceTexts;
   #units: Unit[];
+  #joined: boolean; // whether both rows of an image run as one
   #rotation: Rotation | undefined; // of the scale at hand
 
   /**
@@ -66,39 +70,54 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
    * @param memory where the texts lie; freed with this object
    */
   constructor(transformer: InfinityTransformer, memory: DeviceMemory, texts: DeviceTexts, request: RunRequest) {
-    this.kernels = new DeviceKernels(memory, request.dims, request, request.workers);
+    const { dims, images, workers } = request;
+    this.kernels = transformer.together
+      ? new FusedKernels(memory, dims, request)
+      : new DeviceKernels(memory, dims, request, workers);
+    this.#images = transformer.together ? images : 1;
     this.#transformer = transformer;
     this.#memory = memory;
     this.#request = request;
     this.#inOrder = memory.place(intTensor([0], [1]));
     this.#texts = texts;
-    const rows = texts.joined ? [texts.joined] : texts.apart;
-    this.#units = rows.flatMap((text) => Array.from({ length: request.images }, () => ({ text, cache: [] })));
+    this.#joined = texts.read.length < texts.apart.length;
+    const copies = images / this.#images;
+    this.#units = texts.read.flatMap((text) => Array.from({ length: copies }, () => ({ text, cache: [] })));
   }
 
   /** Cuts the batch to some rows, for good: all conditional ones or all null ones; texts may be shared and stay. */
   async keepRows(from: number, to: number): Promise<void> {
-    if (!this.#texts.joined) {
-      for (const { cache } of [...this.#units.slice(0, from), ...this.#units.slice(to)]) this.#freeCache(cache);
-      this.#units = this.#units.slice(from, to);
+    const B = this.#images;
+    if (!this.#joined) {
+      const [first, end] = [from / B, to / B];
+      for (const { cache } of [...this.#units.slice(0, first), ...this.#units.slice(end)]) this.#freeCache(cache);
+      this.#units = this.#units.slice(first, end);
       return;
     }
     const row = from === 0 ? 0 : 1;
-    const text = this.#texts.apart[row]!;
-    for (const [i, { cache }] of this.#units.entries()) this.#units[i] = { text, cache: await this.#cut(cache, row) };
-    for (const tensor of tensorsOf(this.#texts.joined)) this.#memory.free(tensor);
-    this.#texts = { apart: this.#texts.apart };
+    const own = this.#texts.apart[row]!;
+    const text = B === 1 ? own : await this.#transformer.joinTexts([own], B, this.#memory);
+    for (const [i, { cache }] of this.#units.entries()) {
+      this.#units[i] = { text, cache: await this.#cut(cache, [row * B, (row + 1) * B]) };
+    }
+    this.#freeJoined();
+    this.#texts = { apart: this.#texts.apart, read: [text] };
+    this.#joined = false;
   }
 
   /** Frees what no picture needs after its last scale. */
   freeCache(): void {
     for (const { cache } of this.#units) this.#freeCache(cache);
     this.#units = [];
-    const { apart, joined } = this.#texts;
-    for (const text of joined ? [...apart, joined] : apart) {
-      for (const tensor of tensorsOf(text)) this.#memory.free(tensor);
-    }
-    this.#texts = { apart: [] };
+    this.#freeJoined();
+    for (const tensor of this.#texts.apart.flatMap(tensorsOf)) this.#memory.free(tensor);
+    this.#texts = { apart: [], read: [] };
+  }
+
+  /** Frees texts that are not one row's own. */
+  #freeJoined(): void {
+    const { apart, read } = this.#texts;
+    for (const tensor of read.filter((text) => !apart.includes(text)).flatMap(tensorsOf)) this.#memory.free(tensor);
   }
 
   /** Frees all that is on the device. */
@@ -112,16 +131,18 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     return this.#units.map(({ text }) => this.#memory.hold(text.start));
   }
 
-  /** Tokens of a later scale, [R, L, C] a unit, the same for both rows of an image; takes u [L, d_tok] over. */
+  /** Tokens of a later scale, [R, L, C] a unit, the same for both rows of an image; takes u [B L, d_tok] over. */
   async embed(u: DeviceRows, scale: number, signal?: AbortSignal): Promise<DeviceRows> {
     const { weights } = this.#transformer;
-    const copies = this.#texts.joined ? 2 : 1;
+    const [copies, images] = [this.#joined ? 2 : 1, this.#images];
+    const repeated = this.#transformer.together;
     const made: DeviceTensor[] = [];
     for (const own of u) {
       const inputs = { u: own, scale: intTensor([scale], [1]) };
-      const dims = { x: [copies, own.dims[0]!, weights.dims.width] };
-      const graph = () => embedGraph(weights, copies);
-      made.push((await this.#memory.run(`embed ${copies}`, graph, inputs, dims, { signal }))["x"]!);
+      const dims = { x: [copies * images, own.dims[0]! / images, weights.dims.width] };
+      const graph = () => embedGraph(weights, copies, images);
+      const key = `embed ${copies} of ${images}`;
+      made.push((await this.#memory.run(key, graph, inputs, dims, { signal, repeated }))["x"]!);
       this.#memory.free(own);
     }
     return this.#units.map((_, unit) =>
@@ -177,7 +198,8 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
       const inputs = { x: own, head: this.#units[unit]!.text.head };
       const dims = { logits: [own.dims[0]!, own.dims[1]!, tokenDim] };
       const graph = () => this.#transformer.headGraph();
-      out.push((await this.#memory.run("head", graph, inputs, dims, { signal }))["logits"]!);
+      const repeated = this.#transformer.together;
+      out.push((await this.#memory.run("head", graph, inputs, dims, { signal, repeated }))["logits"]!);
       this.#memory.free(own);
     }
     return out;
@@ -199,39 +221,44 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
       : { element: "F32", data: new Float32Array(0), dims };
   }
 
-  /** One row of a cache, which is freed. */
-  async #cut(cache: (Pair | undefined)[], row: number): Promise<(Pair | undefined)[]> {
+  /** Some rows of a cache, which is freed. */
+  async #cut(cache: (Pair | undefined)[], rows: readonly [number, number]): Promise<(Pair | undefined)[]> {
     const { weights: { dims }, form } = this.#transformer;
-    const graph = () => cutGraph(dims, row, form);
+    const graph = () => cutGraph(dims, rows, form);
     const cut: (Pair | undefined)[] = [];
     for (let chunk = 0; chunk < dims.chunks; chunk++) {
-      if (this.#takeRows(cache, chunk, row, cut)) continue;
+      if (this.#takeRows(cache, chunk, rows, cut)) continue;
       const inputs: Record<string, DeviceTensor> = {};
       const kept: Record<string, readonly number[]> = {};
       for (const [layer, block] of this.#layers(chunk)) {
         const { keys, values, tokens } = cache[block]!;
         inputs[`keys.${layer}`] = keys;
         inputs[`values.${layer}`] = values;
-        kept[`oneKeys.${layer}`] = kept[`oneValues.${layer}`] = cacheDims(dims, form, 1, tokens);
+        kept[`cutKeys.${layer}`] = kept[`cutValues.${layer}`] = cacheDims(dims, form, rows[1] - rows[0], tokens);
       }
-      const made = await this.#memory.run(`cut ${row}`, graph, inputs, kept);
+      const made = await this.#memory.run(`cut ${rows}`, graph, inputs, kept);
       for (const [layer, block] of this.#layers(chunk)) {
         const { tokens } = cache[block]!;
         this.#replace(cache, block, undefined);
-        cut[block] = { keys: made[`oneKeys.${layer}`]!, values: made[`oneValues.${layer}`]!, tokens };
+        cut[block] = { keys: made[`cutKeys.${layer}`]!, values: made[`cutValues.${layer}`]!, tokens };
       }
     }
     return cut;
   }
 
   /** The same without a graph, where tensors need not be copied for it: says whether. */
-  #takeRows(cache: (Pair | undefined)[], chunk: number, row: number, cut: (Pair | undefined)[]): boolean {
+  #takeRows(
+    cache: (Pair | undefined)[],
+    chunk: number,
+    [from, to]: readonly [number, number],
+    cut: (Pair | undefined)[],
+  ): boolean {
     const element = cacheElement(this.#transformer.form);
     for (const [, block] of this.#layers(chunk)) {
       const { keys, values, tokens } = cache[block]!;
-      const [one, other] = [this.#memory.row(keys, element, row), this.#memory.row(values, element, row)];
-      if (!one || !other) return false;
-      cut[block] = { keys: one, values: other, tokens };
+      const [ownKeys, ownValues] = [keys, values].map((all) => this.#memory.rows(all, element, from, to));
+      if (!ownKeys || !ownValues) return false;
+      cut[block] = { keys: ownKeys, values: ownValues, tokens };
       this.#replace(cache, block, undefined);
     }
     return true;
@@ -291,10 +318,14 @@ export async function beginRun(
     const apart: EncodedText<DeviceTensor>[] = [];
     for (const features of segments) apart.push(await transformer.encodeTextThere(features, memory, signal));
     const [own, nul] = apart;
-    const joined = own && nul && own.tokens === nul.tokens
-      ? await transformer.joinTexts(own, nul, memory, signal)
-      : undefined;
-    return new DeviceRun(transformer, memory, { apart, joined }, request);
+    const images = transformer.together ? request.images : 1;
+    const read: EncodedText<DeviceTensor>[] = [];
+    if (own && nul && own.tokens === nul.tokens) {
+      read.push(await transformer.joinTexts([own, nul], images, memory, signal));
+    } else if (images > 1) {
+      for (const text of apart) read.push(await transformer.joinTexts([text], images, memory, signal));
+    } else read.push(...apart);
+    return new DeviceRun(transformer, memory, { apart, read }, request);
   } catch (error) {
     memory[Symbol.dispose]();
     throw error;

@@ -10,7 +10,7 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { batchRow, Graph, type GraphForm, type Value } from "../../graph/graph.ts";
+import { batchRows, Graph, type GraphForm, type Value } from "../../graph/graph.ts";
 import type { ElementName } from "../../graph/onnx_proto.ts";
 import {
   attentionCaches,
@@ -85,18 +85,19 @@ export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphF
 }
 
 /**
- * Running latent at this scale's grid -> tokens with their level embedding (§5.4, §2.8): u [L, d_tok] -> x [copies, L, C], all of
- * them the same.
+ * Running latents at this scale's grid -> tokens with their level embedding (§5.4, §2.8): u [B L, d_tok] of B images -> x
+ * [copies B, L, C], images behind each other and again for every copy.
  */
-export function embedGraph({ dims, outer }: InfinityWeights, copies = 1): Graph {
+export function embedGraph({ dims, outer }: InfinityWeights, copies = 1, images = 1): Graph {
   const graph = new Graph("word_embed");
-  const u = graph.input("u", "F32", ["L", dims.tokenDim]);
+  const u = graph.input("u", "F32", ["BL", dims.tokenDim]);
   const scale = graph.input("scale", "I64", [1]);
   const level = graph.op("Gather", [graph.weight(outer["lvl_embed.weight"]!), scale], { axis: 0 });
   const x = graph.linear(u, outer["word_embed.weight"]!, outer["word_embed.bias"]!);
   const tokens = unsqueeze(graph, graph.op("Add", [x, level]));
   const all = copies === 1 ? tokens : graph.op("Expand", [tokens, graph.ints([copies, 1, 1])]);
-  graph.output("x", all, "F32", [copies, "L", dims.width]);
+  const rows = images === 1 ? all : graph.reshape(all, [copies * images, -1, dims.width]);
+  graph.output("x", rows, "F32", [copies * images, "L", dims.width]);
   return graph;
 }
 
@@ -244,15 +245,15 @@ export function chunkGraph(
   return graph;
 }
 
-/** Row `row` of every tensor of a chunk's cache: `keys.l`, `values.l` -> `oneKeys.l`, `oneValues.l`. */
-export function cutGraph(dims: InfinityDims, row: number, form: GraphForm): Graph {
-  const graph = new Graph(`row ${row} of a cache`);
+/** Rows `from` to `to` of every tensor of a chunk's cache: `keys.l`, `values.l` -> `cutKeys.l`, `cutValues.l`. */
+export function cutGraph(dims: InfinityDims, [from, to]: readonly [number, number], form: GraphForm): Graph {
+  const graph = new Graph(`rows ${from} to ${to} of a cache`);
   const element = cacheElement(form);
   for (let layer = 0; layer < dims.depth / dims.chunks; layer++) {
     for (const kind of ["Keys", "Values"]) {
       const all = graph.input(`${kind.toLowerCase()}.${layer}`, element, cacheDims(dims, form, "R", "P"));
-      graph.output(`one${kind}.${layer}`, batchRow(graph, all, row), element, [
-        1,
+      graph.output(`cut${kind}.${layer}`, batchRows(graph, all, from, to), element, [
+        to - from,
         ...cacheDims(dims, form, "R", "P").slice(1),
       ]);
     }
@@ -260,12 +261,16 @@ export function cutGraph(dims: InfinityDims, row: number, form: GraphForm): Grap
   return graph;
 }
 
-/** Texts of two batch rows as one: every output of {@linkcode textGraph} but `cond` and `ctx`, `own.*` and `nul.*` -> [2, ...]. */
-export function joinGraph({ width: C, depth }: InfinityDims, form: GraphForm): Graph {
-  const graph = new Graph("two texts as one");
+/**
+ * Texts as one: every output of {@linkcode textGraph} but `cond` and `ctx`, `0.*` and perhaps `1.*` [1, ...] -> [texts images, ...],
+ * as many times as there are images, the first text's rows first.
+ */
+export function joinGraph({ width: C, depth }: InfinityDims, form: GraphForm, texts: number, images: number): Graph {
+  const graph = new Graph(`${texts} texts of ${images} images as one`);
   const join = (name: string, element: ElementName, dims: readonly (number | string)[]): void => {
-    const rows = ["own", "nul"].map((row) => graph.input(`${row}.${name}`, element, [1, ...dims]));
-    graph.output(name, graph.op("Concat", rows, { axis: 0 }), element, [2, ...dims]);
+    const rows = Array.from({ length: texts }, (_, text) => graph.input(`${text}.${name}`, element, [1, ...dims]));
+    const all = rows.flatMap((row) => Array.from({ length: images }, () => row));
+    graph.output(name, graph.op("Concat", all, { axis: 0 }), element, [all.length, ...dims]);
   };
   join("start", "F32", [1, C]);
   join("head", "F32", [2, C]);

@@ -177,32 +177,35 @@ export class InfinityTransformer implements Disposable {
     };
   }
 
-  /** Texts of the same length as one of two batch rows; the parts stay. */
+  /** Texts of the same length as one, a batch row for each image of each text, the first text's rows first; the parts stay. */
   async joinTexts(
-    own: EncodedText<DeviceTensor>,
-    nul: EncodedText<DeviceTensor>,
+    texts: readonly [EncodedText<DeviceTensor>, ...EncodedText<DeviceTensor>[]],
+    images: number,
     memory: DeviceMemory,
     signal?: AbortSignal,
   ): Promise<EncodedText<DeviceTensor>> {
+    const [own] = texts;
     const inputs: Record<string, DeviceTensor> = {};
     const shapes: Record<string, readonly number[]> = {};
-    const list = (name: string, key: "modulations" | "keys" | "values"): string[] =>
-      own[key].map((_, layer) => add(`${name}.${layer}`, own[key][layer]!, nul[key][layer]!));
-    const add = (name: string, one: DeviceTensor, other: DeviceTensor): string => {
-      inputs[`own.${name}`] = one;
-      inputs[`nul.${name}`] = other;
-      shapes[name] = [2, ...one.dims.slice(1)];
+    const add = (name: string, parts: readonly DeviceTensor[]): string => {
+      parts.forEach((part, text) => inputs[`${text}.${name}`] = part);
+      shapes[name] = [texts.length * images, ...parts[0]!.dims.slice(1)];
       return name;
     };
+    const list = (name: string, key: "modulations" | "keys" | "values"): string[] =>
+      own[key].map((_, layer) => add(`${name}.${layer}`, texts.map((text) => text[key][layer]!)));
     const names = {
-      start: add("start", own.start, nul.start),
-      head: add("head", own.head, nul.head),
+      start: add("start", texts.map(({ start }) => start)),
+      head: add("head", texts.map(({ head }) => head)),
       modulations: list("modulation", "modulations"),
       keys: list("key", "keys"),
       values: list("value", "values"),
     };
-    const graph = (): Graph => joinGraph(this.weights.dims, this.form);
-    const made = await memory.run("join", graph, inputs, shapes, { signal, repeated: true });
+    const graph = (): Graph => joinGraph(this.weights.dims, this.form, texts.length, images);
+    const made = await memory.run(`join ${texts.length} of ${images}`, graph, inputs, shapes, {
+      signal,
+      repeated: true,
+    });
     const tensors = (list: readonly string[]): DeviceTensor[] => list.map((name) => made[name]!);
     return {
       tokens: own.tokens,
@@ -285,6 +288,11 @@ export class InfinityTransformer implements Disposable {
       this.#sessions.set(known, session);
     }
     return session;
+  }
+
+  /** Whether all images of a batch run as one: where operators of our own do what lies between chunks (kernels/fused.ts). */
+  get together(): boolean {
+    return this.form.fused === true;
   }
 
   /** The graph of a whole chunk (see {@linkcode chunkGraph}). */
