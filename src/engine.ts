@@ -32,6 +32,9 @@ import { Prompts } from "./prompts.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
 import { Workers } from "./workers.ts";
 
+/** Threads beside this one that deflate a picture: with it, two bands of a megapixel each. */
+const PNG_THREADS = 5;
+
 /** What an engine is opened with. */
 export interface EngineOptions {
   /** Model name or folder. Default: `shapes`. */
@@ -202,6 +205,8 @@ export class Engine implements Disposable {
     const { grids, last1M } = plan.schedule;
     const last = grids.at(-1)!;
     const capacity = cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks });
+    // a GPU draws its random numbers itself, or threads do that would otherwise start when the picture is to be deflated
+    using _threads = this.#besides?.ready(PNG_THREADS);
     const begun = { dims, images: batch, last, last1M, capacity, workers: this.#workers };
     using run = await clock.time("text", async () => {
       return await beginRun(transformer, await this.#segments(transformer, request, rows), begun, signal);

@@ -188,6 +188,8 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
       greedy ? 1 : step.tau,
     );
     kernels.free(logits);
+    const wrong = (): NotANumberError => new NotANumberError(k, plan.model);
+    if (finite === false) throw wrong();
     await observe("logits", z, 0);
     const forced = tap?.bits?.(k);
     const bits = {
@@ -200,7 +202,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
     const before = latent;
     latent = await kernels.addBits(before, z, bits, only);
     for (const done of [before, z]) kernels.free(done);
-    if (!await finite()) throw new NotANumberError(k, plan.model); // asked last: a device has been given all of the scale by now
+    if (typeof finite === "function" && !await finite()) throw wrong(); // the device has all of the scale's work by now
     if (chosen !== undefined) kernels.freeIndices(chosen);
     yield { index: k, grid, stage, step, tokensRun: tokensRun(step, grid), ms: performance.now() - started, latent };
   }

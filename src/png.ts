@@ -72,8 +72,8 @@ export async function encodePng(
   new DataView(header.buffer).setUint32(4, height);
   header.set([8, 2], 8);
   const entries = Object.entries(text).map(([keyword, value]) => textChunk(keyword, value));
-  const pixels = chunk("IDAT", await deflated(image, workers, here));
-  return concat([SIGNATURE, chunk("IHDR", header), ...entries, pixels, chunk("IEND", new Uint8Array())]);
+  const pixels = chunk("IDAT", ...await deflated(image, workers, here));
+  return concat([SIGNATURE, ...chunk("IHDR", header), ...entries.flat(), ...pixels, ...chunk("IEND")]);
 }
 
 /**
@@ -159,7 +159,8 @@ function damaged(what: string, cause?: unknown): StageVarError {
   return new IntegrityError(`Cannot read PNG: ${what}`, { hint: HINT, cause });
 }
 
-function concat(parts: readonly Uint8Array[]): Uint8Array {
+/** Arrays behind each other, as one. */
+export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
   const out = new Uint8Array(parts.reduce((sum, part) => sum + part.length, 0));
   let at = 0;
   for (const part of parts) {
@@ -169,15 +170,14 @@ function concat(parts: readonly Uint8Array[]): Uint8Array {
   return out;
 }
 
-/** §5.3: length, type, data, CRC over type and data. */
-function chunk(type: string, data: Uint8Array): Uint8Array {
-  const out = new Uint8Array(data.length + 12);
-  const view = new DataView(out.buffer);
-  view.setUint32(0, data.length);
-  for (let i = 0; i < 4; i++) out[4 + i] = type.charCodeAt(i);
-  out.set(data, 8);
-  view.setUint32(8 + data.length, crc32(out.subarray(4, 8 + data.length)));
-  return out;
+/** §5.3, in parts: length, type, data, CRC over type and data. */
+function chunk(type: string, ...data: Uint8Array[]): Uint8Array[] {
+  const start = new Uint8Array(8), end = new Uint8Array(4);
+  new DataView(start.buffer).setUint32(0, data.reduce((sum, part) => sum + part.length, 0));
+  for (let i = 0; i < 4; i++) start[4 + i] = type.charCodeAt(i);
+  const crc = data.reduce((crc, part) => crc32(part, crc), crc32(start.subarray(4)));
+  new DataView(end.buffer).setUint32(0, crc);
+  return [start, ...data, end];
 }
 
 /** Walks the chunks of a file up to IEND; every length and checksum holds, or IntegrityError. */
@@ -201,10 +201,10 @@ function* chunks(bytes: Uint8Array): Generator<{ type: string; data: Uint8Array 
   throw damaged("it ends before its last chunk");
 }
 
-/** The filtered rows as a zlib stream. */
-async function deflated(image: RgbImage, workers: Workers | undefined, here: boolean): Promise<Uint8Array> {
+/** The filtered rows as a zlib stream, in parts. */
+async function deflated(image: RgbImage, workers: Workers | undefined, here: boolean): Promise<Uint8Array[]> {
   const large = image.data.length > LARGE;
-  if (workers && large && !here) return await workers.run({ type: "pixels", image });
+  if (workers && large && !here) return [await workers.run({ type: "pixels", image })];
   const { bandsOf, deflateBand, joinBands, unpackBand } = await import("./png_band.ts"); // readers do without its wasm
   const bands = bandsOf(image);
   const made: DeflatedBand[] = [];
@@ -269,7 +269,7 @@ function paeth(left: number, up: number, corner: number): number {
   return toUp <= toCorner ? up : corner;
 }
 
-function textChunk(keyword: string, text: string): Uint8Array {
+function textChunk(keyword: string, text: string): Uint8Array[] {
   // §11.3.3.1: printable Latin-1, single spaces inside only.
   if (!/^[!-~\u00a1-\u00ff]+(?: [!-~\u00a1-\u00ff]+)*$/.test(keyword) || keyword.length > 79) {
     throw new UsageError(

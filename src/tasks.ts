@@ -4,7 +4,7 @@
  * @module
  */
 import { gaussianProjection, type ProjectionKind, signProjection, type Stream } from "./core.ts";
-import type { RgbImage } from "./png.ts";
+import { concat, type RgbImage } from "./png.ts";
 import { type Band, bandsOf, deflateBand, joinBands, packBand } from "./png_band.ts";
 
 /** Draws Q [M, r]. */
@@ -57,7 +57,7 @@ export type ResultOf<T extends Task> = T extends ProjectionTask ? Float32Array<A
 export function runTask<T extends Task>(task: T): ResultOf<T>;
 export function runTask(task: Task): ResultOf<Task> {
   if (task.type === "band") return packBand(task.band);
-  if (task.type === "pixels") return joinBands(bandsOf(task.image).map(deflateBand));
+  if (task.type === "pixels") return concat(joinBands(bandsOf(task.image).map(deflateBand)));
   const draw = task.kind === "gaussian" ? gaussianProjection : signProjection;
   return draw(task.stream, task.rows, task.rank) as Float32Array<ArrayBuffer>;
 }

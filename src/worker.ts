@@ -6,6 +6,7 @@
 /// <reference lib="deno.worker" />
 import { runTask, type Task } from "./tasks.ts";
 
+self.postMessage({ id: -1 }); // it runs
 self.onmessage = ({ data: { id, task } }: MessageEvent<{ id: number; task: Task }>) => {
   try {
     const result = runTask(task);

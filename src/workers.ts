@@ -44,6 +44,7 @@ export class Workers implements Disposable {
   readonly #threads = new Set<Thread>();
   readonly #waiting: Job[] = [];
   #count = 0;
+  #kept = 0; // callers who want threads soon
   #broken = false;
   #timer: ReturnType<typeof setTimeout> | undefined;
 
@@ -55,6 +56,23 @@ export class Workers implements Disposable {
   /** Threads that have nothing to do and are known to run. */
   get idle(): number {
     return [...this.#threads].filter(({ ready, job }) => ready && !job).length;
+  }
+
+  /**
+   * Starts threads for what is to come, and keeps all of them until the returned object is disposed.
+   *
+   * @param count at least so many, where as many may be
+   */
+  ready(count: number): Disposable {
+    while (!this.#broken && this.#threads.size < count && this.#start());
+    this.#kept++;
+    clearTimeout(this.#timer);
+    return {
+      [Symbol.dispose]: () => {
+        this.#kept--;
+        this.#rest();
+      },
+    };
   }
 
   /** Does a task in the next thread that is free. */
@@ -101,8 +119,8 @@ export class Workers implements Disposable {
       const thread: Thread = { worker, job: undefined, ready: false };
       worker.onmessage = ({ data: { id, result } }: MessageEvent<{ id: number; result?: ResultOf<Task> }>) => {
         const { job } = thread;
-        if (job?.id !== id) return;
         thread.ready = true;
+        if (job?.id !== id) return;
         thread.job = undefined;
         result === undefined ? this.#doHere(job) : job.done(result); // here, what fails says so
         this.#assign();
@@ -125,7 +143,7 @@ export class Workers implements Disposable {
   /** Ends all threads a while after the last task. */
   #rest(): void {
     clearTimeout(this.#timer);
-    if ([...this.#threads].some(({ job }) => job)) return;
+    if (this.#kept > 0 || [...this.#threads].some(({ job }) => job)) return;
     this.#timer = setTimeout(() => this.#end(), IDLE);
   }
 

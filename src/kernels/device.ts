@@ -194,7 +194,7 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
       finite &&= check[0] === 0;
       return made["z"]!;
     });
-    return { z, finite: () => Promise.resolve(finite) };
+    return { z, finite };
   }
 
   /** [1, d, H, W] an image. */

@@ -38,8 +38,8 @@ export interface LoopBatch {
 export interface GuidedLogits<T> {
   /** z [B, L, d_tok]: logit of 1 over 0, guided and tempered. */
   readonly z: T;
-  /** Whether all of them are finite numbers: waits for them, and is to be asked once. */
-  finite(): Promise<boolean>;
+  /** Whether all of them are finite numbers; where the device is still at it, a question, to be asked once, that waits for it. */
+  readonly finite: boolean | (() => Promise<boolean>);
 }
 
 /** What turns guided logits into bits, one entry an image. */
