@@ -6,59 +6,49 @@
  * gate, scale and shift are rows of C, the same for `tokens` rows of x, `stride` values apart (0: one for all). product, gate, sum
  * and normed may be null.
  */
-extern "C" __global__ void __launch_bounds__(256) add_norm(
-    const float2 *x, const half2 *product, const float2 *bias, float headroom, const float *gate, const float *scale,
-    const float *shift, int gate_stride, int norm_stride, int tokens, int pairs, float epsilon, float2 *sum, half2 *normed) {
-  const long long row = blockIdx.x;
+extern "C" __global__ void add_norm(
+    const float4 *x, const Half4 *product, const float4 *bias, float headroom, const float *gate, const float *scale,
+    const float *shift, int gate_stride, int norm_stride, int tokens, int fours, float epsilon, float4 *sum, Half4 *normed) {
+  const long long row = (long long)blockIdx.x * fours;
   const int image = blockIdx.x / tokens;
-  x += row * pairs;
-  const float2 *gates = (const float2 *)(gate + (long long)image * gate_stride);
-  const float2 *scales = (const float2 *)(scale + (long long)image * norm_stride);
-  const float2 *shifts = (const float2 *)(shift + (long long)image * norm_stride);
-  float2 kept[PAIRS_A_THREAD], scale_of[PAIRS_A_THREAD], shift_of[PAIRS_A_THREAD]; // read before anybody waits
+  const float4 *gates = (const float4 *)(gate + (long long)image * gate_stride);
+  const float4 *scales = (const float4 *)(scale + (long long)image * norm_stride);
+  const float4 *shifts = (const float4 *)(shift + (long long)image * norm_stride);
+  float4 kept[A_THREAD], scale_of[A_THREAD], shift_of[A_THREAD]; // read before anybody waits
   float total = 0;
 #pragma unroll
-  for (int i = 0; i < PAIRS_A_THREAD; i++) {
-    const int pair = threadIdx.x + i * 256;
-    if (pair >= pairs) break;
-    float2 value = x[pair];
+  for (int i = 0; i < A_THREAD; i++) {
+    const int at = threadIdx.x + i * blockDim.x;
+    if (at >= fours) break;
+    float4 value = x[row + at];
     if (normed) {
-      scale_of[i] = scales[pair];
-      shift_of[i] = shifts[pair];
+      scale_of[i] = scales[at];
+      shift_of[i] = shifts[at];
     }
     if (product) {
-      const float2 p = __half22float2(product[row * pairs + pair]), b = bias[pair];
-      float2 added = make_float2(p.x + b.x / headroom, p.y + b.y / headroom);
-      if (gate) {
-        const float2 g = gates[pair];
-        added.x *= g.x;
-        added.y *= g.y;
-      }
-      value.x += added.x;
-      value.y += added.y;
+      float4 added = widened(product[row + at]) + bias[at] / headroom;
+      if (gate) added = added * gates[at];
+      value = value + added;
     }
-    if (sum) sum[row * pairs + pair] = value;
+    if (sum) sum[row + at] = value;
     kept[i] = value;
-    total += value.x + value.y;
+    total += total_of(value);
   }
   if (!normed) return;
-  const float mean = block_sum(total) / (2 * pairs);
+  const float mean = block_sum(total) / (4 * fours);
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < PAIRS_A_THREAD; i++) {
-    if (threadIdx.x + i * 256 >= pairs) break;
-    kept[i].x -= mean;
-    kept[i].y -= mean;
-    squares += kept[i].x * kept[i].x + kept[i].y * kept[i].y;
+  for (int i = 0; i < A_THREAD; i++) {
+    if (threadIdx.x + i * blockDim.x >= fours) break;
+    kept[i] = kept[i] + -mean;
+    squares += total_of(kept[i] * kept[i]);
   }
-  const float inverse = rsqrtf(block_sum(squares) / (2 * pairs) + epsilon);
+  const float inverse = rsqrtf(block_sum(squares) / (4 * fours) + epsilon);
 #pragma unroll
-  for (int i = 0; i < PAIRS_A_THREAD; i++) {
-    const int pair = threadIdx.x + i * 256;
-    if (pair >= pairs) break;
-    const float2 s = scale_of[i], t = shift_of[i];
-    normed[row * pairs + pair] =
-        __floats2half2_rn(kept[i].x * inverse * s.x + t.x, kept[i].y * inverse * s.y + t.y);
+  for (int i = 0; i < A_THREAD; i++) {
+    const int at = threadIdx.x + i * blockDim.x;
+    if (at >= fours) break;
+    normed[row + at] = narrowed(kept[i] * inverse * scale_of[i] + shift_of[i]);
   }
 }
 
@@ -128,5 +118,18 @@ extern "C" __global__ void add_bias(const half2 *x, const float2 *bias, int pair
   for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
     const float2 value = __half22float2(x[i]), b = bias[i % pairs];
     y[i] = __floats2half2_rn(value.x + b.x, value.y + b.y);
+  }
+}
+
+static __device__ float gelu(float x) {
+  return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
+
+/** y = gelu(x + bias), rows of `fours` times four. */
+extern "C" __global__ void bias_gelu(const Half4 *x, const float4 *bias, int fours, long long count, Half4 *y) {
+  const long long step = (long long)gridDim.x * blockDim.x;
+  for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += step) {
+    const float4 value = widened(x[i]) + bias[i % fours];
+    y[i] = narrowed(make_float4(gelu(value.x), gelu(value.y), gelu(value.z), gelu(value.w)));
   }
 }

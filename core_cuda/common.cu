@@ -5,7 +5,7 @@
 #include <cuda_fp16.h>
 
 #define FULL 0xffffffffu
-#define PAIRS_A_THREAD 16 // of a row that a thread of a norm keeps: rows of up to 8192 values, 256 threads
+#define A_THREAD 2 // times four values of a row, which a thread of a norm keeps: rows of up to 8192 values, 1024 threads
 
 static __device__ float warp_sum(float value) {
   for (int offset = 16; offset > 0; offset /= 2) value += __shfl_xor_sync(FULL, value, offset);
@@ -40,3 +40,30 @@ static __device__ float block_max(float value) {
   for (int warp = 0; warp < blockDim.x / 32; warp++) largest = fmaxf(largest, most[warp]);
   return largest;
 }
+
+struct alignas(8) Half4 {
+  half2 low, high;
+};
+
+static __device__ float4 widened(Half4 value) {
+  const float2 low = __half22float2(value.low), high = __half22float2(value.high);
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+
+static __device__ Half4 narrowed(float4 value) {
+  return {__floats2half2_rn(value.x, value.y), __floats2half2_rn(value.z, value.w)};
+}
+
+static __device__ float4 operator+(float4 a, float4 b) {
+  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
+}
+
+static __device__ float4 operator+(float4 a, float b) { return make_float4(a.x + b, a.y + b, a.z + b, a.w + b); }
+
+static __device__ float4 operator*(float4 a, float4 b) { return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w); }
+
+static __device__ float4 operator*(float4 a, float b) { return make_float4(a.x * b, a.y * b, a.z * b, a.w * b); }
+
+static __device__ float4 operator/(float4 a, float b) { return make_float4(a.x / b, a.y / b, a.z / b, a.w / b); }
+
+static __device__ float total_of(float4 a) { return a.x + a.y + a.z + a.w; }

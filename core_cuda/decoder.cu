@@ -1,22 +1,5 @@
 // Between the convolutions of the decoder, maps with channels last (infinity.md §6).
 
-struct alignas(8) Half4 {
-  half2 low, high;
-};
-
-static __device__ float4 widened(Half4 value) {
-  const float2 low = __half22float2(value.low), high = __half22float2(value.high);
-  return make_float4(low.x, low.y, high.x, high.y);
-}
-
-static __device__ Half4 narrowed(float4 value) {
-  return {__floats2half2_rn(value.x, value.y), __floats2half2_rn(value.z, value.w)};
-}
-
-static __device__ float4 operator+(float4 a, float4 b) {
-  return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-}
-
 /** What a convolution left, its bias, and a residual: another convolution's with its bias, or a running sum. */
 static __device__ float4 summed(
     const Half4 *map, const float4 *bias, const Half4 *other, const float4 *other_bias, const float4 *x, long long at, int channel) {

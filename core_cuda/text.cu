@@ -5,40 +5,31 @@
  *
  * peak has one number a row; without it (null) it is 1. product, sum and normed may be null.
  */
-extern "C" __global__ void __launch_bounds__(256) add_root_norm(
-    const float2 *x, const half2 *product, const float *peak, const float2 *weight, int pairs, float epsilon, float2 *sum,
-    half2 *normed) {
-  const long long row = blockIdx.x;
-  const float factor = peak ? peak[row] : 1;
-  float2 kept[PAIRS_A_THREAD];
+extern "C" __global__ void add_root_norm(
+    const float4 *x, const Half4 *product, const float *peak, const float4 *weight, int fours, float epsilon, float4 *sum,
+    Half4 *normed) {
+  const long long row = (long long)blockIdx.x * fours;
+  const float factor = peak ? peak[blockIdx.x] : 1;
+  float4 kept[A_THREAD];
   float squares = 0;
 #pragma unroll
-  for (int i = 0; i < PAIRS_A_THREAD; i++) {
-    const int pair = threadIdx.x + i * 256;
-    if (pair >= pairs) break;
-    float2 value = x[row * pairs + pair];
-    if (product) {
-      const float2 p = __half22float2(product[row * pairs + pair]);
-      value.x += p.x * factor;
-      value.y += p.y * factor;
-    }
-    if (sum) sum[row * pairs + pair] = value;
+  for (int i = 0; i < A_THREAD; i++) {
+    const int at = threadIdx.x + i * blockDim.x;
+    if (at >= fours) break;
+    float4 value = x[row + at];
+    if (product) value = value + widened(product[row + at]) * factor;
+    if (sum) sum[row + at] = value;
     kept[i] = value;
-    squares += value.x * value.x + value.y * value.y;
+    squares += total_of(value * value);
   }
   if (!normed) return;
-  const float inverse = rsqrtf(block_sum(squares) / (2 * pairs) + epsilon);
+  const float inverse = rsqrtf(block_sum(squares) / (4 * fours) + epsilon);
 #pragma unroll
-  for (int i = 0; i < PAIRS_A_THREAD; i++) {
-    const int pair = threadIdx.x + i * 256;
-    if (pair >= pairs) break;
-    const float2 w = weight[pair];
-    normed[row * pairs + pair] = __floats2half2_rn(kept[i].x * inverse * w.x, kept[i].y * inverse * w.y);
+  for (int i = 0; i < A_THREAD; i++) {
+    const int at = threadIdx.x + i * blockDim.x;
+    if (at >= fours) break;
+    normed[row + at] = narrowed(kept[i] * inverse * weight[at]);
   }
-}
-
-static __device__ float gelu(float x) {
-  return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
 }
 
 static __device__ float2 gated(half2 gate, half2 value) {

@@ -87,6 +87,7 @@ const SHAPES: Readonly<Record<FusedOpName, readonly (readonly number[])[]>> = {
   GatedAdd: [X, PRODUCT, VECTOR, MODULATION],
   EnterCache: [[6, 192], VECTOR, VECTOR, [2], [1], [9, 16], [9, 16], [2, 2, 5, 32], [2, 2, 5, 32]],
   AddBias: [PRODUCT, VECTOR],
+  BiasGelu: [PRODUCT, VECTOR],
   MapMoments: [MAP, VECTOR, VECTOR],
   BiasMoments: [MAP, VECTOR, VECTOR],
   SumMoments: [MAP, VECTOR, MAP, VECTOR],

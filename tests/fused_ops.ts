@@ -56,6 +56,7 @@ export function fusedTrials(shapes: number): Trial[] {
       },
       { op: "GatedAdd", inputs: [x, product, vector, modulation], attributes: gate, outputs: [x] },
       { op: "AddBias", inputs: [product, vector], outputs: [product] },
+      { op: "BiasGelu", inputs: [product, vector], outputs: [product] },
     );
     for (const [P, places] of [[0, [1]], [7, [1]], [3, [R, L]]] as const) {
       const past = [R, H, P, C / H], all = [R, H, P + L, C / H], table = [L + 4, C / H / 2];

@@ -1,6 +1,6 @@
 /** What the fused operators compute, by their definitions, in float64 over host memory: a reference, and their stand-in on the CPU. */
 import { LOOP_REFERENCE } from "./fused_reference_loop.ts";
-import { TEXT_REFERENCE } from "./fused_reference_text.ts";
+import { gelu, TEXT_REFERENCE } from "./fused_reference_text.ts";
 import { Tensors } from "./fused_reference_tensors.ts";
 import type { OpContext } from "../src/runtime/custom_ops.ts";
 import { type FusedComputes, type FusedOpName, GROUP_EPSILON, LAYER_EPSILON } from "../src/runtime/fused_ops.ts";
@@ -132,6 +132,12 @@ export const REFERENCE: FusedComputes = {
     const C = t.dims(0).at(-1)!;
     const [bias, y] = [t.in(1), t.out(0, t.dims(0))];
     t.in(0).forEach((value, i) => y[i] = value + bias[i % C]!);
+  },
+  BiasGelu: (context) => {
+    const t = new Tensors("BiasGelu", context);
+    const F = t.dims(0).at(-1)!;
+    const [bias, y] = [t.in(1), t.out(0, t.dims(0))];
+    t.in(0).forEach((value, i) => y[i] = gelu(value + bias[i % F]!));
   },
   MapMoments: (context) => moments("MapMoments", context, { weight: 2, keep: false }),
   BiasMoments: (context) => moments("BiasMoments", context, { weight: 2, keep: true }),

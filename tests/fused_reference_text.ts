@@ -28,7 +28,10 @@ function rootNorm(
   }
 }
 
-const gelu = (x: number): number => x / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+/** By its hyperbolic tangent. */
+export function gelu(x: number): number {
+  return x / 2 * (1 + Math.tanh(Math.sqrt(2 / Math.PI) * (x + 0.044715 * x ** 3)));
+}
 
 /** The definitions. */
 export const TEXT_REFERENCE: Pick<FusedComputes, TextOp> = {

@@ -6,7 +6,7 @@
  */
 import type { CudaKernels } from "./cuda_kernels.ts";
 import { loopComputes, type LoopOp } from "./cuda_loop_computes.ts";
-import { NONE, size, spread } from "./cuda_launch.ts";
+import { NONE, rowwise, size, spread } from "./cuda_launch.ts";
 import { textComputes, type TextOp } from "./cuda_text_computes.ts";
 import type { OpContext } from "./custom_ops.ts";
 import { type FusedComputes, GROUP_EPSILON, LAYER_EPSILON } from "./fused_ops.ts";
@@ -36,14 +36,14 @@ function blockComputes(kernels: CudaKernels): Omit<FusedComputes, TextOp | LoopO
     const sum = inputs.keep ? context.output(0, x.dims).address : NONE;
     const normed = inputs.norm ? context.output(inputs.keep ? 1 : 0, [R * L, C]).address : NONE;
     if (R * L === 0) return;
-    kernels.launch("add_norm", { blocks: R * L, threads: 256 }, [
+    kernels.launch("add_norm", rowwise(R * L, C), [
       x.address,
       ...inputs.product ? [at(1), at(2)] : [NONE, NONE],
       inputs.gated ? context.attribute("headroom") : 1,
       inputs.gated ? at(3) + vector(context.attribute("gate")) : NONE,
       inputs.norm?.scale ?? NONE,
       inputs.norm?.shift ?? NONE,
-      ...[6 * C, inputs.norm?.stride ?? 0, L, C / 2, LAYER_EPSILON, sum, normed],
+      ...[6 * C, inputs.norm?.stride ?? 0, L, C / 4, LAYER_EPSILON, sum, normed],
     ]);
   };
   /** Scale and shift of a norm, rows of a modulation. */
@@ -129,6 +129,12 @@ function blockComputes(kernels: CudaKernels): Omit<FusedComputes, TextOp | LoopO
       const count = size(x.dims) / 2;
       const y = context.output(0, x.dims).address;
       kernels.launch("add_bias", spread(count), [x.address, context.input(1).address, x.dims.at(-1)! / 2, count, y]);
+    },
+    BiasGelu: (context) => {
+      const x = context.input(0);
+      const count = size(x.dims) / 4;
+      const y = context.output(0, x.dims).address;
+      kernels.launch("bias_gelu", spread(count), [x.address, context.input(1).address, x.dims.at(-1)! / 4, count, y]);
     },
     MapMoments: (context) => sumMoments(context, { weight: 2, keep: false }),
     BiasMoments: (context) => sumMoments(context, { weight: 2, keep: true }),

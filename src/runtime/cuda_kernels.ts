@@ -12,6 +12,7 @@ export type KernelName =
   | "add_norm"
   | "enter_cache"
   | "add_bias"
+  | "bias_gelu"
   | "sum_moments"
   | "merge_moments"
   | "norm_swish"
@@ -31,6 +32,7 @@ const PARAMETERS: Readonly<Record<KernelName, string>> = {
   add_norm: "pppfpppiiiifpp",
   enter_cache: "pppppippppiiiiippp",
   add_bias: "ppilp",
+  bias_gelu: "ppilp",
   sum_moments: "pppppilpp",
   merge_moments: "ppiiiffp",
   norm_swish: "pppppilp",

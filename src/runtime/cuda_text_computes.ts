@@ -4,7 +4,7 @@
  * @module
  */
 import type { CudaKernels } from "./cuda_kernels.ts";
-import { NONE, size, spread } from "./cuda_launch.ts";
+import { NONE, rowwise, size, spread } from "./cuda_launch.ts";
 import type { OpContext } from "./custom_ops.ts";
 import type { FusedComputes } from "./fused_ops.ts";
 
@@ -33,8 +33,8 @@ export function textComputes(kernels: CudaKernels): Pick<FusedComputes, TextOp> 
     const at = (index: number | undefined): number => index === undefined ? NONE : context.input(index).address;
     const sum = product === undefined ? NONE : context.output(0, x.dims).address;
     const normed = weight === undefined ? NONE : context.output(product === undefined ? 0 : 1, x.dims).address;
-    kernels.launch("add_root_norm", { blocks: T, threads: 256 }, [
-      ...[x.address, at(product), at(peak), at(weight), C / 2],
+    kernels.launch("add_root_norm", rowwise(T, C), [
+      ...[x.address, at(product), at(peak), at(weight), C / 4],
       ...[weight === undefined ? 0 : context.attribute("epsilon_float"), sum, normed],
     ]);
   };

@@ -55,6 +55,8 @@ export const FUSED_OPS = {
   },
   /** x [M, C], bias [C] -> x + bias. */
   AddBias: { inputs: ["F16", "F32"], outputs: ["F16"] },
+  /** x [M, F], bias [F] -> gelu(x + bias), by its hyperbolic tangent. */
+  BiasGelu: { inputs: ["F16", "F32"], outputs: ["F16"] },
   /**
    * map [1, h, w, C] and its bias [C], weight [C] of the group norm -> mean and gain of every channel [2, C], and what blocks left
    * of their sums.

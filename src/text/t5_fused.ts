@@ -13,7 +13,7 @@ import type { T5Dims, T5Weights } from "./t5_encoder.ts";
 /** Whether the operators take an encoder: pairs of values, rows of a block's threads, heads of its shared memory. */
 export function fitsFusedT5({ width, inner, heads, ffn }: T5Dims): boolean {
   const hd = inner / heads;
-  return width % 2 === 0 && width <= 8192 && ffn % 2 === 0 && hd % 2 === 0 && hd <= 128;
+  return width % 4 === 0 && width <= 8192 && ffn % 2 === 0 && hd % 2 === 0 && hd <= 128;
 }
 
 /** Token ids [T] and distance buckets [T, T] -> features [T, D], as `t5Graph`. */

@@ -62,7 +62,7 @@ struct Kernel { const char *name; void (*run)(void **); };
 static const Kernel kernels[] = {KERNEL(add_norm),      KERNEL(enter_cache), KERNEL(add_bias),  KERNEL(sum_moments),
                                  KERNEL(merge_moments), KERNEL(norm_swish),  KERNEL(sum_double),
                                  KERNEL(add_root_norm), KERNEL(gated_gelu),  KERNEL(biased_attention), KERNEL(enter_text),
-                                 KERNEL(modulate), KERNEL(draw_projection), KERNEL(row_keys), KERNEL(draw_codes),
+                                 KERNEL(modulate), KERNEL(bias_gelu), KERNEL(draw_projection), KERNEL(row_keys), KERNEL(draw_codes),
                                  KERNEL(restore_rows)};
 static const int INVALID_VALUE = 1, INVALID_PTX = 218, NOT_FOUND = 500;
 

@@ -84,8 +84,7 @@ export function fusedBlocks(
     const added = [x, product(flat(c), "ca.proj"), weight("ca.proj.bias"), modulation];
     [x, y] = own("AddModulatedNorm", added, second) as [Value, Value];
 
-    const bias = graph.halfWeight(weights["ffn.fc1.bias"]!);
-    const f = graph.op("FastGelu", [product(y, "ffn.fc1"), bias], {}, MICROSOFT);
+    const [f] = own("BiasGelu", [product(y, "ffn.fc1"), weight("ffn.fc1.bias")]) as [Value];
     const grown = [x, product(f, "ffn.fc2", smaller), weight("ffn.fc2.bias"), modulation];
     const gate = { gate: VECTOR.gamma2, headroom };
     const next = blocks[layer + 1];
