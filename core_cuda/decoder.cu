@@ -10,12 +10,23 @@ static __device__ float4 summed(
 }
 
 /**
+ * Where pixel values of a map [2 h, 2 w, C] lie in what a convolution of 2x2 left of a map half as large, [h + 1, w + 1, 4, C]: pixels of
+ * odd rows in the next row, of odd columns in the next column, the four kinds of pixels behind each other.
+ */
+static __device__ long long quad(long long at, int fours, int width) {
+  const long long pixel = at / fours, row = pixel / width;
+  const int column = pixel % width, odd_row = row % 2, odd_column = column % 2;
+  const long long cell = (row / 2 + odd_row) * (width / 2 + 1) + column / 2 + odd_column;
+  return (cell * 4 + odd_row * 2 + odd_column) * fours + at % fours;
+}
+
+/**
  * sum = map + bias (+ other + other_bias) (+ x), and what of each channel every block has seen: the sum of deviations from the
  * channel's first value and the sum of their squares, partials [2, C, blocks], behind them the first values [C]. Threads of a
- * block keep their four channels. sum may be null.
+ * block keep their four channels. sum may be null. With a width, the map is read as quad() says, and that is the sum's.
  */
 extern "C" __global__ void __launch_bounds__(256) sum_moments(
-    const Half4 *map, const float4 *bias, const Half4 *other, const float4 *other_bias, const float4 *x, int fours,
+    const Half4 *map, const float4 *bias, const Half4 *other, const float4 *other_bias, const float4 *x, int fours, int width,
     long long count, float4 *sum, float *partials) {
   extern __shared__ float4 shared[]; // [2, 256]
   const int channel = threadIdx.x % fours;
@@ -23,7 +34,7 @@ extern "C" __global__ void __launch_bounds__(256) sum_moments(
   float4 deviations = make_float4(0, 0, 0, 0), squares = deviations;
   const long long step = (long long)gridDim.x * blockDim.x;
   for (long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x; at < count; at += step) {
-    const float4 value = summed(map, bias, other, other_bias, x, at, channel);
+    const float4 value = summed(map, bias, other, other_bias, x, width ? quad(at, fours, width) : at, channel);
     if (sum) sum[at] = value;
     const float4 d = make_float4(value.x - first.x, value.y - first.y, value.z - first.z, value.w - first.w);
     deviations = deviations + d;
@@ -101,17 +112,10 @@ extern "C" __global__ void norm_swish(
   }
 }
 
-/** map + bias + x [H, W, C], each pixel four times: [2 H, 2 W, C]. */
-extern "C" __global__ void sum_double(
-    const Half4 *map, const float4 *bias, const float4 *x, int fours, int width, long long count, Half4 *y) {
+/** map + bias + x, float16. */
+extern "C" __global__ void sum_half(const Half4 *map, const float4 *bias, const float4 *x, int fours, long long count, Half4 *y) {
   const long long step = (long long)gridDim.x * blockDim.x;
   for (long long at = (long long)blockIdx.x * blockDim.x + threadIdx.x; at < count; at += step) {
-    const int channel = at % fours;
-    const long long pixel = at / fours;
-    const Half4 value = narrowed(summed(map, bias, nullptr, nullptr, x, at, channel));
-    const long long row = pixel / width * 2, column = pixel % width * 2;
-    const long long to = (row * 2 * width + column) * fours + channel;
-    y[to] = y[to + fours] = value;
-    y[to + 2LL * width * fours] = y[to + 2LL * width * fours + fours] = value;
+    y[at] = narrowed(summed(map, bias, nullptr, nullptr, x, at, at % fours));
   }
 }

@@ -107,7 +107,13 @@ export function fusedTrials(shapes: number): Trial[] {
       { op: "MapsMoments", inputs: [map, vector, map, vector, vector], attributes, outputs: [map, moments, undefined] },
       { op: "MapNormSwish", inputs: [map, vector, moments, vector], outputs: [map] },
       { op: "NormSwish", inputs: [map, moments, vector], outputs: [map] },
-      { op: "SumDouble", inputs: [map, vector, map], outputs: [[1, 2 * h, 2 * w, C]] },
+      {
+        op: "QuadMoments",
+        inputs: [[1, h + 1, w + 1, 4 * C], vector, vector],
+        attributes,
+        outputs: [[1, 2 * h, 2 * w, C], moments, undefined],
+      },
+      { op: "SumHalf", inputs: [map, vector, map], outputs: [map] },
     );
   }
   return trials;

@@ -75,17 +75,26 @@ function enterCache(context: OpContext): void {
   }
 }
 
+/** Where a value of a map of so many channels and such a width lies in one of its four kinds of pixels. */
+function quadPlace(i: number, width: number, C: number): number {
+  const [row, column, c] = [Math.floor(i / C / width), Math.floor(i / C) % width, i % C];
+  const [oddRow, oddColumn] = [row % 2, column % 2];
+  const cell = ((row + oddRow) / 2) * (width / 2 + 1) + (column + oddColumn) / 2;
+  return (cell * 4 + oddRow * 2 + oddColumn) * C + c;
+}
+
 function moments(
   name: FusedOpName,
   context: OpContext,
-  { other, x, weight, keep }: { other?: number; x?: number; weight: number; keep: boolean },
+  { other, x, weight, keep, quad }: { other?: number; x?: number; weight: number; keep: boolean; quad?: boolean },
 ): void {
   const t = new Tensors(name, context);
-  const dims = t.dims(0);
+  const own = t.dims(0) as [number, number, number, number];
+  const dims = quad ? [1, 2 * own[1] - 2, 2 * own[2] - 2, own[3] / 4] : own;
   const C = dims[3]!, groups = context.attribute("groups"), width = C / groups;
   const [map, bias] = [t.in(0), t.in(1)] as const;
-  const sum = Float64Array.from(map, (value, i) => {
-    let total = value + bias[i % C]!;
+  const sum = Float64Array.from({ length: dims.reduce((a, b) => a * b) }, (_, i) => {
+    let total = map[quad ? quadPlace(i, dims[2]!, C) : i]! + bias[i % C]!;
     if (other !== undefined) total += t.in(other)[i]! + t.in(other + 1)[i % C]!;
     if (x !== undefined) total += t.in(x)[i]!;
     return total;
@@ -145,15 +154,10 @@ export const REFERENCE: FusedComputes = {
   MapsMoments: (context) => moments("MapsMoments", context, { other: 2, weight: 4, keep: true }),
   MapNormSwish: (context) => swish("MapNormSwish", context, true),
   NormSwish: (context) => swish("NormSwish", context, false),
-  SumDouble: (context) => {
-    const t = new Tensors("SumDouble", context);
-    const [, h, w, C] = t.dims(0) as [number, number, number, number];
-    const [map, bias, x] = [t.in(0), t.in(1), t.in(2)];
-    const y = t.out(0, [1, 2 * h, 2 * w, C]);
-    for (let i = 0; i < y.length; i++) {
-      const [row, column, c] = [Math.floor(i / C / (2 * w)), Math.floor(i / C) % (2 * w), i % C];
-      const from = (Math.floor(row / 2) * w + Math.floor(column / 2)) * C + c;
-      y[i] = map[from]! + bias[c]! + x[from]!;
-    }
+  QuadMoments: (context) => moments("QuadMoments", context, { weight: 2, keep: true, quad: true }),
+  SumHalf: (context) => {
+    const t = new Tensors("SumHalf", context);
+    const [map, bias, x, y] = [t.in(0), t.in(1), t.in(2), t.out(0, t.dims(0))];
+    map.forEach((value, i) => y[i] = value + bias[i % bias.length]! + x[i]!);
   },
 };

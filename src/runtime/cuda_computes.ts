@@ -55,22 +55,35 @@ function blockComputes(kernels: CudaKernels): Omit<FusedComputes, TextOp | LoopO
 
   const sumMoments = (
     context: OpContext,
-    { other, x, weight, keep }: { other?: number; x?: number; weight: number; keep: boolean },
+    { other, x, weight, keep, quad }: { other?: number; x?: number; weight: number; keep: boolean; quad?: boolean },
   ): void => {
     const map = context.input(0);
     const at = (index: number | undefined): number => index === undefined ? NONE : context.input(index).address;
-    const C = map.dims[3]!;
-    const count = size(map.dims) / 4;
+    const [, h, w, wide] = map.dims as [number, number, number, number];
+    const dims = quad ? [1, 2 * h - 2, 2 * w - 2, wide / 4] : map.dims;
+    const C = dims[3]!;
+    const count = size(dims) / 4;
     const groups = context.attribute("groups");
     const blocks = Math.min(Math.ceil(count / 256), MOST_SUMS);
-    const sum = keep ? context.output(0, map.dims).address : NONE;
+    const sum = keep ? context.output(0, dims).address : NONE;
     const moments = context.output(keep ? 1 : 0, [2, C]).address;
     const partials = context.output(keep ? 2 : 1, [(2 * blocks + 1) * C]).address;
     kernels.launch("sum_moments", { blocks, threads: 256, shared: 2 * 256 * 16 }, [
-      ...[map.address, at(1), at(other), at(other && other + 1), at(x), C / 4, count, sum, partials],
+      ...[
+        map.address,
+        at(1),
+        at(other),
+        at(other && other + 1),
+        at(x),
+        C / 4,
+        quad ? dims[2]! : 0,
+        count,
+        sum,
+        partials,
+      ],
     ]);
     kernels.launch("merge_moments", { blocks: groups, threads: 256 }, [
-      ...[partials, at(weight), blocks, C, C / groups, size(map.dims) / C, GROUP_EPSILON, moments],
+      ...[partials, at(weight), blocks, C, C / groups, size(dims) / C, GROUP_EPSILON, moments],
     ]);
   };
   const swish = (context: OpContext, map: boolean): void => {
@@ -142,13 +155,13 @@ function blockComputes(kernels: CudaKernels): Omit<FusedComputes, TextOp | LoopO
     MapsMoments: (context) => sumMoments(context, { other: 2, weight: 4, keep: true }),
     MapNormSwish: (context) => swish(context, true),
     NormSwish: (context) => swish(context, false),
-    SumDouble: (context) => {
+    QuadMoments: (context) => sumMoments(context, { weight: 2, keep: true, quad: true }),
+    SumHalf: (context) => {
       const map = context.input(0);
-      const [, h, w, C] = map.dims as [number, number, number, number];
       const count = size(map.dims) / 4;
-      const y = context.output(0, [1, 2 * h, 2 * w, C]).address;
-      kernels.launch("sum_double", spread(count), [
-        ...[map.address, context.input(1).address, context.input(2).address, C / 4, w, count, y],
+      const y = context.output(0, map.dims).address;
+      kernels.launch("sum_half", spread(count), [
+        ...[map.address, context.input(1).address, context.input(2).address, map.dims[3]! / 4, count, y],
       ]);
     },
   };

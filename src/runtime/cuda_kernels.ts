@@ -16,7 +16,7 @@ export type KernelName =
   | "sum_moments"
   | "merge_moments"
   | "norm_swish"
-  | "sum_double"
+  | "sum_half"
   | "add_root_norm"
   | "gated_gelu"
   | "biased_attention"
@@ -33,10 +33,10 @@ const PARAMETERS: Readonly<Record<KernelName, string>> = {
   enter_cache: "pppppippppiiiiippp",
   add_bias: "ppilp",
   bias_gelu: "ppilp",
-  sum_moments: "pppppilpp",
+  sum_moments: "pppppiilpp",
   merge_moments: "ppiiiffp",
   norm_swish: "pppppilp",
-  sum_double: "pppiilp",
+  sum_half: "pppilp",
   add_root_norm: "ppppifpp",
   gated_gelu: "ppipp",
   biased_attention: "pppppiiip",

@@ -76,8 +76,13 @@ export const FUSED_OPS = {
   MapNormSwish: { inputs: ["F16", "F32", "F32", "F32"], outputs: ["F16"] },
   /** x, moments, shift -> SiLU of the norm. */
   NormSwish: { inputs: ["F32", "F32", "F32"], outputs: ["F16"] },
-  /** map, bias, x -> their sum, each pixel four times [1, 2 h, 2 w, C]. */
-  SumDouble: { inputs: ["F16", "F32", "F32"], outputs: ["F16"] },
+  /**
+   * map [1, h + 1, w + 1, 4 C] of a convolution of 2x2 for each of four kinds of pixels, its bias, weight -> [1, 2 h, 2 w, C], moments,
+   * sums.
+   */
+  QuadMoments: { inputs: ["F16", "F32", "F32"], outputs: ["F32", "F32", "F32"], attributes: ["groups"] },
+  /** map, bias, x -> their sum. */
+  SumHalf: { inputs: ["F16", "F32", "F32"], outputs: ["F16"] },
 
   /** x [T, C], weight [C] -> x / root mean square weight, [T, C]. */
   RootNorm: { inputs: ["F32", "F32"], outputs: ["F16"], attributes: ["epsilon_float"] },

@@ -148,7 +148,7 @@ export class NativeRuntime implements Runtime {
     this.createDeviceSession = (graph, repeated) => this.createSession(graph, "packed", true, repeated);
     if (!cuda) return;
     this.upload = (tensor) => this.#upload(cuda, tensor);
-    this.download = (tensor, data) => cuda.read((tensor as NativeTensor).address, data as Float32Array<ArrayBuffer>);
+    this.download = (tensor, data) => cuda.read((tensor as NativeTensor).address, data as ArrayBufferView<ArrayBuffer>);
     this.rows = (tensor, element, rows, freed) =>
       rowsOf(api, this.#memory.device!, element, tensor as NativeTensor, rows, freed);
   }

@@ -103,8 +103,8 @@ export interface Runtime extends Disposable {
   readonly createDeviceSession?: ((graph: Graph, repeated?: boolean) => Promise<DeviceSession>) | undefined;
   /** Copies a tensor into the device's memory; absent where only graphs can. */
   readonly upload?: ((tensor: Tensor) => DeviceTensor) | undefined;
-  /** Copies a float32 tensor to the host, into an array of its length; absent where only graphs can. */
-  readonly download?: ((tensor: DeviceTensor, data: Float32Array) => void) | undefined;
+  /** Copies a tensor to the host, into an array of its length; absent where only graphs can. */
+  readonly download?: ((tensor: DeviceTensor, data: Tensor["data"]) => void) | undefined;
   /**
    * Rows `from` to `to` of a tensor [R, ...], where they lie: the tensor must stay until `freed` is called. Absent where only graphs
    * can make them.

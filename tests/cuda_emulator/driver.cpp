@@ -60,7 +60,7 @@ template <typename... Parameters> static void call(void (*kernel)(Parameters...)
 struct Kernel { const char *name; void (*run)(void **); };
 #define KERNEL(name) {#name, [](void **values) { call(name, values); }}
 static const Kernel kernels[] = {KERNEL(add_norm),      KERNEL(enter_cache), KERNEL(add_bias),  KERNEL(sum_moments),
-                                 KERNEL(merge_moments), KERNEL(norm_swish),  KERNEL(sum_double),
+                                 KERNEL(merge_moments), KERNEL(norm_swish),  KERNEL(sum_half),
                                  KERNEL(add_root_norm), KERNEL(gated_gelu),  KERNEL(biased_attention), KERNEL(enter_text),
                                  KERNEL(modulate), KERNEL(bias_gelu), KERNEL(draw_projection), KERNEL(row_keys), KERNEL(draw_codes),
                                  KERNEL(restore_rows)};

@@ -302,10 +302,19 @@ export class Decoder implements Disposable {
         : this.#device.half
         ? { maps: "channels last", half, fused: this.#runtime.form.fused && fitsFusedDecoder(this.#weights) }
         : { maps: "channels last" };
-      this.#pixels = { size, session: this.#runtime.createDeviceSession!(pixelsGraph(this.#weights, h, w, form)) };
+      const graph = pixelsGraph(this.#weights, h, w, form);
+      this.#pixels = { size, session: this.#runtime.createDeviceSession!(graph, form.fused) };
     }
-    const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
-    await (await this.#pixels.session).runKeeping({ latent }, { pixels }, {}, signal);
+    const session = await this.#pixels.session;
+    const { download } = this.#runtime;
+    if (download) { // what stays on the device first can be recorded
+      const { pixels } = await session.runKeeping({ latent }, {}, { pixels: [packed.length, 1] }, signal);
+      using made = pixels!;
+      download(made, packed);
+    } else {
+      const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
+      await session.runKeeping({ latent }, { pixels }, {}, signal);
+    }
     return new Uint8Array(packed.buffer);
   }
 

@@ -5,6 +5,7 @@
  *
  * @module
  */
+import type { TensorRef } from "../../checkpoint/source.ts";
 import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
 import { fused, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
 import type { DecoderWeights } from "./decoder.ts";
@@ -64,10 +65,17 @@ export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
       : own("SumMoments", [map, own2, added, weight]);
     return { x: x!, moments: moments! };
   };
-  /** The last block of a level, and its sum with each pixel four times, float16. */
-  const residualDoubled = (sum: Sum, name: string): Value => {
+  /** The last block of a level, float16. */
+  const residualHalf = (sum: Sum, name: string): Value => {
     const { map, added } = branch(sum, name);
-    return own("SumDouble", [map, bias(`${name}.conv2`), added])[0]!;
+    return own("SumHalf", [map, bias(`${name}.conv2`), added])[0]!;
+  };
+  /** The convolution of x with each pixel four times. */
+  const upsampled = (x: Value, name: string, nextNorm: string): Sum => {
+    const attributes = { kernel_shape: [2, 2], pads: [1, 1, 1, 1] };
+    const map = graph.op("NhwcConv", [x, quadWeight(graph, tensors[`${name}.conv.weight`]!)], attributes, MICROSOFT);
+    const [sum, moments] = own("QuadMoments", [map, bias(name), norm(nextNorm, "weight")]);
+    return { x: sum!, moments: moments! };
   };
 
   const latent = graph.input("latent", "F32", [1, codeDim, "h", "w"]);
@@ -83,11 +91,28 @@ export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
       sum = residual(sum, name(blocks - 1), "norm_out");
       break;
     }
-    const large = residualDoubled(sum, name(blocks - 1));
-    sum = biased(large, `up.${level}.upsample.conv`, `up.${level - 1}.block.0.norm1`);
+    const small = residualHalf(sum, name(blocks - 1));
+    sum = upsampled(small, `up.${level}.upsample.conv`, `up.${level - 1}.block.0.norm1`);
   }
   return graph.cast(
     conv(swish(sum, "norm_out"), "conv_out", [graph.halfWeight(tensors["conv_out.conv.bias"]!)]),
     "F32",
   );
+}
+
+/**
+ * A convolution [Co, Ci, 3, 3] of a map with each pixel four times is four of 2x2 of the map itself, one for each kind of pixel, whose
+ * taps are sums: [4 Co, 2, 2, Ci], float16. Less than half of the arithmetic; the library computes the sums as it loads the graph.
+ */
+function quadWeight(graph: Graph, weight: TensorRef): Value {
+  const [Co, Ci] = weight.shape as [number, number];
+  // even rows see the row above and twice their own, odd ones twice their own and the row below: [kind and tap, tap of three]
+  const sums = graph.floats([1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1], [4, 3]);
+  const firstAxis = (x: Value, rest: number): Value => graph.op("MatMul", [sums, graph.reshape(x, [3, rest])]);
+  const taps = graph.op("Transpose", [graph.weight(weight)], { perm: [2, 3, 0, 1] }); // [3, 3, Co, Ci]
+  const rows = graph.reshape(firstAxis(taps, 3 * Co * Ci), [4, 3, Co * Ci]);
+  const columns = firstAxis(graph.op("Transpose", [rows], { perm: [1, 0, 2] }), 4 * Co * Ci);
+  const parts = graph.reshape(columns, [2, 2, 2, 2, Co, Ci]); // column's kind and tap, row's kind and tap
+  const placed = graph.op("Transpose", [parts], { perm: [2, 0, 4, 3, 1, 5] });
+  return graph.cast(graph.reshape(placed, [4 * Co, 2, 2, Ci]), "F16");
 }
