@@ -217,8 +217,9 @@ export class Engine implements Disposable {
     // scales
     const ended = new AbortController();
     const stopping = AbortSignal.any(signal ? [signal, ended.signal] : [ended.signal]);
-    const decode = (latent: LoopTensor): Promise<RgbImage> =>
-      clock.time("decode", () => this.#decode(latent, last, (own) => run.kernels.read([own]), stopping));
+    const read = (own: DeviceTensor): Promise<Float32Array> => run.kernels.read([own]);
+    const decode = (latent: LoopTensor, queued?: () => void): Promise<RgbImage> =>
+      clock.time("decode", () => this.#decode(latent, last, { read, queued }, stopping));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const stop = clock.watch("transformer");
     let latent: LoopTensor | undefined;
@@ -247,9 +248,9 @@ export class Engine implements Disposable {
 
     // pixels: a picture is encoded, and given away, while the next one is decoded
     const latents = await run.kernels.images(latent!);
-    const begin = (index: number): Promise<RgbImage> | undefined => {
+    const begin = (index: number, queued?: () => void): Promise<RgbImage> | undefined => {
       const own = latents[index];
-      const decoding = own && decode(own);
+      const decoding = own && decode(own, queued);
       this.#decoding = decoding?.catch(() => {}); // heard when its turn comes
       return decoding;
     };
@@ -264,9 +265,15 @@ export class Engine implements Disposable {
           image,
         });
         const last = index + 1 === batch;
-        const encoding = clock.time("encode", () => encodePng(image, pngText(record), this.#besides, last));
-        decoding = begin(index + 1);
-        yield { type: "image", index, seed: seeds[index]!, image, png: await encoding, record };
+        let encoding: Promise<Uint8Array> | undefined;
+        const encode = (): void => {
+          encoding ??= clock.time("encode", () => encodePng(image, pngText(record), this.#besides, last));
+        };
+        if (!this.#besides) encode();
+        decoding = begin(index + 1, encode);
+        if (this.#besides) await this.#decoding; // it takes this thread, and said when the device had its work
+        encode();
+        yield { type: "image", index, seed: seeds[index]!, image, png: await encoding!, record };
       }
     } finally {
       ended.abort(); // what was begun for nobody
@@ -328,7 +335,10 @@ export class Engine implements Disposable {
   async #decode(
     latent: LoopTensor,
     { h, w }: Grid,
-    read: (latent: DeviceTensor) => Promise<Float32Array>,
+    { read, queued }: {
+      readonly read: (latent: DeviceTensor) => Promise<Float32Array>;
+      readonly queued?: (() => void) | undefined;
+    },
     signal?: AbortSignal,
   ): Promise<RgbImage> {
     this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime, {
@@ -341,7 +351,7 @@ export class Engine implements Disposable {
     return {
       width: w * side,
       height: h * side,
-      data: await this.#decoder.pixels(own, h * cell, w * cell, signal, read),
+      data: await this.#decoder.pixels(own, h * cell, w * cell, signal, read, queued),
     };
   }
 }

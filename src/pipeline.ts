@@ -139,6 +139,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
   if (!tap?.projection) kernels.foresee?.(foreseen(plan, seeds));
   let latent = await kernels.zeros();
   let cached: Cached<T> | undefined;
+  let ahead: T | undefined; // tokens of the next scale, made while a device is still at this one
 
   for (const [k, step] of plan.steps.entries()) {
     const grid = grids[k]!;
@@ -160,7 +161,10 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
     };
 
     // tokens in: the running latent at this scale's grid
-    let x = k === 0 ? transformer.start() : await transformer.embed(await kernels.nextInput(latent, grid), k, signal);
+    const enter = async (scale: number): Promise<T> =>
+      await transformer.embed(await kernels.nextInput(latent, grids[scale]!), scale, signal);
+    let x = k === 0 ? transformer.start() : ahead ?? await enter(k);
+    ahead = undefined;
     await observe("input", x);
 
     // chunks, and their outputs kept where the next executed scale restores from them
@@ -202,7 +206,11 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
     const before = latent;
     latent = await kernels.addBits(before, z, bits, only);
     for (const done of [before, z]) kernels.free(done);
-    if (typeof finite === "function" && !await finite()) throw wrong(); // the device has all of the scale's work by now
+    if (typeof finite === "function") { // a device is still at it: it is told what comes next before the answer is waited for
+      const following = plan.steps[k + 1];
+      if (following && following.kind !== "skip" && following.rows === rows) ahead = await enter(k + 1);
+      if (!await finite()) throw wrong();
+    }
     if (chosen !== undefined) kernels.freeIndices(chosen);
     yield { index: k, grid, stage, step, tokensRun: tokensRun(step, grid), ms: performance.now() - started, latent };
   }

@@ -264,6 +264,7 @@ export class Decoder implements Disposable {
    * larger than its memory or than what it binds at a time, they are made on the host.
    *
    * @param read copies a latent to the host
+   * @param queued called when a device is at work and this thread is free; not at all where it never is
    */
   async pixels(
     latent: Float32Array | DeviceTensor,
@@ -271,13 +272,14 @@ export class Decoder implements Disposable {
     w: number,
     signal?: AbortSignal,
     read?: (latent: DeviceTensor) => Promise<Float32Array>,
+    queued?: () => void,
   ): Promise<Uint8Array> {
     const { stride } = this.#weights;
     if (latent instanceof Float32Array) return toUint8(await this.decode(latent, h, w, signal), h * stride, w * stride);
     const { fallback } = this.#device;
     if (!this.#here) {
       try {
-        return await this.#pixelsThere(latent, h, w, signal);
+        return await this.#pixelsThere(latent, h, w, signal, queued);
       } catch (error) {
         if (!(error instanceof DeviceError) || !fallback || !read) throw error;
         this.#release();
@@ -288,7 +290,13 @@ export class Decoder implements Disposable {
     return await this.#here.decoder.pixels(await read!(latent), h, w, signal);
   }
 
-  async #pixelsThere(latent: DeviceTensor, h: number, w: number, signal?: AbortSignal): Promise<Uint8Array> {
+  async #pixelsThere(
+    latent: DeviceTensor,
+    h: number,
+    w: number,
+    signal?: AbortSignal,
+    queued?: () => void,
+  ): Promise<Uint8Array> {
     const { stride } = this.#weights;
     const [H, W] = [h * stride, w * stride];
     const packed = new Int32Array(H * W * 3 / 4); // sides are multiples of 4: a picture is a few latent cells at least
@@ -310,6 +318,7 @@ export class Decoder implements Disposable {
     if (download) { // what stays on the device first can be recorded
       const { pixels } = await session.runKeeping({ latent }, {}, { pixels: [packed.length, 1] }, signal);
       using made = pixels!;
+      queued?.();
       download(made, packed);
     } else {
       const pixels = { element: "I32", dims: [packed.length, 1], data: packed } as const;
