@@ -217,9 +217,11 @@ export class Engine implements Disposable {
     // scales
     const ended = new AbortController();
     const stopping = AbortSignal.any(signal ? [signal, ended.signal] : [ended.signal]);
-    const read = (own: DeviceTensor): Promise<Float32Array> => run.kernels.read([own]);
     const decode = (latent: LoopTensor, queued?: () => void): Promise<RgbImage> =>
-      clock.time("decode", () => this.#decode(latent, last, { read, queued }, stopping));
+      clock.time(
+        "decode",
+        () => this.#decode(latent, last, { read: (own) => run.kernels.read([own]), queued }, stopping),
+      );
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const stop = clock.watch("transformer");
     let latent: LoopTensor | undefined;

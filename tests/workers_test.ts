@@ -39,6 +39,19 @@ Deno.test("workers draw what the core draws, and finish what was begun when they
   assert.deepEqual(await Promise.all(late), wanted);
 });
 
+Deno.test("threads that are wanted soon start at once, and stay until nobody wants them", async () => {
+  using workers = new Workers(3);
+  const wanted = workers.ready(2);
+  while (workers.idle < 2) await new Promise((resolve) => setTimeout(resolve, 5));
+  const more = workers.ready(9); // as many as there may be
+  while (workers.idle < 3) await new Promise((resolve) => setTimeout(resolve, 5));
+  wanted[Symbol.dispose]();
+  await new Promise((resolve) => setTimeout(resolve, 1300));
+  assert.equal(workers.idle, 3, "somebody still wants them");
+  more[Symbol.dispose]();
+  while (workers.idle > 0) await new Promise((resolve) => setTimeout(resolve, 50));
+});
+
 Deno.test("a task that fails says so, and the workers go on", async () => {
   using workers = new Workers(1);
   const stream = { seed: 5, purpose: "projection", scale: 1, chunk: 0 } as const;

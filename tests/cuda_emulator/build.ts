@@ -1,4 +1,4 @@
-/** Builds a driver library that runs our CUDA kernels on the CPU (driver.cpp), with the system's C++ compiler. */
+/** Builds a library that is a CUDA driver, which runs our kernels on the CPU, and a CUDA runtime, with the system's C++ compiler. */
 import { join } from "node:path";
 import { kernelSource } from "../../core_cuda/sources.ts";
 
@@ -15,7 +15,9 @@ export async function buildDriver(folder: string): Promise<{ path: string } | { 
   const flags = ["-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", `-I${folder}`];
   let result: Deno.CommandOutput;
   try {
-    result = await new Deno.Command("g++", { args: [...flags, "-o", path, join(HERE, "driver.cpp")] }).output();
+    result = await new Deno.Command("g++", {
+      args: [...flags, "-o", path, join(HERE, "driver.cpp"), join(HERE, "runtime.cpp")],
+    }).output();
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) return { missing: "no g++" };
     throw error;
