@@ -218,10 +218,7 @@ export class Engine implements Disposable {
     const ended = new AbortController();
     const stopping = AbortSignal.any(signal ? [signal, ended.signal] : [ended.signal]);
     const decode = (latent: LoopTensor, queued?: () => void): Promise<RgbImage> =>
-      clock.time(
-        "decode",
-        () => this.#decode(latent, last, { read: (own) => run.kernels.read([own]), queued }, stopping),
-      );
+      clock.time("decode", () => this.#decode(latent, last, stopping, (own) => run.kernels.read([own]), queued));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const stop = clock.watch("transformer");
     let latent: LoopTensor | undefined;
@@ -337,11 +334,9 @@ export class Engine implements Disposable {
   async #decode(
     latent: LoopTensor,
     { h, w }: Grid,
-    { read, queued }: {
-      readonly read: (latent: DeviceTensor) => Promise<Float32Array>;
-      readonly queued?: (() => void) | undefined;
-    },
-    signal?: AbortSignal,
+    signal: AbortSignal,
+    read: (latent: DeviceTensor) => Promise<Float32Array>,
+    queued?: () => void,
   ): Promise<RgbImage> {
     this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime, {
       half: this.#dtype === "f16",
