@@ -45,7 +45,7 @@ const pixels = toUint8(wanted, H, W);
 using there = cuda.upload!(latent);
 for (const [half, fused] of [[undefined, false], ["block", false], ["block", true]] as const) {
   const graph = new Graph("vae decoder, channels last", { maps: "channels last", half, fused });
-  const decoded = fused ? decodedFused(graph, weights) : decodedNhwc(graph, weights);
+  const decoded = fused ? await decodedFused(graph, weights) : decodedNhwc(graph, weights);
   const rgb = graph.op("Transpose", [decoded], { perm: [0, 3, 1, 2] });
   graph.output("rgb", rgb, "F32", [1, 3, "H", "W"]);
   using session = await cuda.createDeviceSession!(graph);

@@ -47,7 +47,7 @@ extern "C" __global__ void __launch_bounds__(256) gated_gelu(
   for (int pair = threadIdx.x; pair < pairs; pair += 256) {
     const float2 product = gated(gate[pair], value[pair]);
     most = fmaxf(most, fmaxf(fabsf(product.x), fabsf(product.y)));
-  }
+  } // computed again below: a row of T5-XXL is more than threads keep
   const float largest = block_max(most) + 1e-30f; // a row of zeros stays one
   for (int pair = threadIdx.x; pair < pairs; pair += 256) {
     const float2 product = gated(gate[pair], value[pair]);

@@ -52,7 +52,7 @@ for (const [form, most] of FORMS satisfies readonly (readonly [GraphForm, number
       await plain.run({ latent }, { rgb: floatTensor(wanted, dims) });
       const graph = new Standard("vae decoder, channels last", form);
       assert(fitsFusedDecoder(weights));
-      const last = "fused" in form ? decodedFused(graph, weights) : decodedNhwc(graph, weights);
+      const last = "fused" in form ? await decodedFused(graph, weights) : decodedNhwc(graph, weights);
       const rgb = graph.op("Transpose", [last], { perm: [0, 3, 1, 2] });
       graph.output("rgb", rgb, "F32", [1, 3, "H", "W"]);
       using nhwc = await runtime.createSession(graph);

@@ -1,6 +1,6 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import type { DeviceRows } from "../src/kernels/device.ts";
+import type { DeviceRows } from "../src/kernels/device_batch.ts";
 import { HostKernels } from "../src/kernels/host.ts";
 import { beginRun } from "../src/models/infinity/device_run.ts";
 import { DeviceError } from "../src/errors.ts";

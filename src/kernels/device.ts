@@ -11,11 +11,11 @@ import type { Stream } from "../core.ts";
 import type { DeviceMemory } from "../runtime/device_memory.ts";
 import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../runtime/runtime.ts";
 import type { Grid } from "../schedule.ts";
+import { DeviceBatch, type DeviceIndices, type DeviceRows, NEVER } from "./device_batch.ts";
 import type { Workers } from "../workers.ts";
 import {
   addBitsGraph,
   guideGraph,
-  type LatentShape,
   nextInputGraph,
   nullRowsGraph,
   projectGraph,
@@ -34,26 +34,11 @@ import type {
   ScaleKernels,
 } from "./kernels.ts";
 
-/**
- * A tensor of the loop: one an image, [2, L, C] with both of its batch rows or [1, L, C] with one; or one a batch row where an
- * image's rows cannot lie in one tensor, conditional rows first.
- */
-export type DeviceRows = readonly DeviceTensor[];
-
-/** Row indices I of every image, [1, r] of int64: those drawn lie on the device, given ones on the host. */
-export type DeviceIndices = readonly (DeviceTensor | Tensor)[];
-
 /** Entries from which on a thread of its own is worth a projection: about a millisecond. */
 const LARGE_PROJECTION = 2 ** 15;
 
-/** A bit is certain from here on when nothing is filtered: no logit is as large. */
-export const NEVER = 3e38;
-
 /** Kernels on tensors of a device; each method is {@linkcode ScaleKernels}'s. */
-export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
-  readonly #memory: DeviceMemory;
-  readonly #width: number;
-  readonly #shape: LatentShape;
+export class DeviceKernels extends DeviceBatch implements ScaleKernels<DeviceRows, DeviceIndices> {
   readonly #images: number;
   readonly #workers: Workers | undefined;
   readonly #drawn = new Map<string, Promise<Float32Array>>(); // projections that workers draw
@@ -65,24 +50,21 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
    */
   constructor(
     memory: DeviceMemory,
-    { width, codeDim, tokenDim, patchify }: LoopDims,
+    dims: LoopDims,
     { images, last }: LoopBatch,
     workers?: Workers,
   ) {
-    const cell = patchify ? 2 : 1;
-    this.#memory = memory;
+    super(memory, dims, { last }, 1, false);
     this.#workers = workers;
-    this.#width = width;
-    this.#shape = { codeDim, tokenDim, cell, height: last.h * cell, width: last.w * cell };
     this.#images = images;
   }
 
   /** [1, d, H, W] an image. */
   async zeros(): Promise<DeviceRows> {
-    const dims = this.#latentDims();
+    const dims = this.latentDims();
     const zeros = floatTensor(new Float32Array(dims.reduce((product, dim) => product * dim)), dims);
-    const latent = await this.#memory.upload(zeros);
-    return Array.from({ length: this.#images }, (_, image) => image === 0 ? latent : this.#memory.hold(latent));
+    const latent = await this.memory.upload(zeros);
+    return Array.from({ length: this.#images }, (_, image) => image === 0 ? latent : this.memory.hold(latent));
   }
 
   /** Hands large ones to the workers. */
@@ -99,19 +81,19 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
 
   /** u [L, d_tok] an image. */
   nextInput(latent: DeviceRows, grid: Grid): Promise<DeviceRows> {
-    const dims = [grid.h * grid.w, this.#shape.tokenDim];
-    const graph = () => nextInputGraph(this.#shape, grid);
-    return this.#each(latent, (own) => this.#one(`input ${this.#key(grid)}`, graph, { latent: own }, "u", dims));
+    const dims = [grid.h * grid.w, this.shape.tokenDim];
+    const graph = () => nextInputGraph(this.shape, grid);
+    return this.#each(latent, (own) => this.one(`input ${this.key(grid)}`, graph, { latent: own }, "u", dims));
   }
 
   /** The same tensors, held once more, or their null rows where a tensor has both of an image. */
   keepNull(x: DeviceRows): Promise<DeviceRows> {
     return this.#each(x.slice(-this.#images), (own) => {
       const [rows, L] = own.dims as [number, number];
-      if (rows === 1) return Promise.resolve(this.#memory.hold(own));
-      const row = this.#memory.rows(own, "F32", 1, 2);
+      if (rows === 1) return Promise.resolve(this.memory.hold(own));
+      const row = this.memory.rows(own, "F32", 1, 2);
       if (row) return Promise.resolve(row);
-      return this.#one(`null ${this.#width}`, () => nullRowsGraph(this.#width), { x: own }, "y", [1, L, this.#width]);
+      return this.one(`null ${this.width}`, () => nullRowsGraph(this.width), { x: own }, "y", [1, L, this.width]);
     });
   }
 
@@ -121,7 +103,7 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
       const M = own.dims[1]!;
       const noise = floatTensor(core.gumbels(streams[image]!, M), [1, M]);
       const inputs = { x: own, noise, rank: intTensor([rank], [1]) };
-      return this.#one(`sample ${this.#width}`, () => sampleRowsGraph(this.#width), inputs, "chosen", [1, rank]);
+      return this.one(`sample ${this.width}`, () => sampleRowsGraph(this.width), inputs, "chosen", [1, rank]);
     });
   }
 
@@ -132,10 +114,10 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
 
   /** X[I] [1, r, C] an image. */
   selectRows(x: DeviceRows, chosen: DeviceIndices): Promise<DeviceRows> {
-    const graph = () => selectRowsGraph(this.#width);
+    const graph = () => selectRowsGraph(this.width);
     return this.#each(x, (own, image) => {
       const I = chosen[image]!;
-      return this.#one(`select ${this.#width}`, graph, { x: own, chosen: I }, "y", [1, I.dims[1]!, this.#width]);
+      return this.one(`select ${this.width}`, graph, { x: own, chosen: I }, "y", [1, I.dims[1]!, this.width]);
     });
   }
 
@@ -146,36 +128,36 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     { rank, kind, streams, forced }: ProjectionRequest,
   ): Promise<DeviceRows> {
     const draw = kind === "gaussian" ? core.gaussianProjection : core.signProjection;
-    const graph = () => projectGraph(this.#width);
+    const graph = () => projectGraph(this.width);
     return this.#each(x, async (own, image) => {
       const M = own.dims[1]!;
       const stream = streams[image]!;
       const entries = forced?.[image] ?? await this.#drawn.get(JSON.stringify(stream)) ?? draw(stream, M, rank);
       const q = floatTensor(entries, [M, rank]);
-      return this.#one(`project ${this.#width}`, graph, { x: own, q }, "y", [1, rank, this.#width]);
+      return this.one(`project ${this.width}`, graph, { x: own, q }, "y", [1, rank, this.width]);
     });
   }
 
   /** [1, L, C] an image. */
   upsample(cached: DeviceRows, from: Grid, to: Grid): Promise<DeviceRows> {
-    const key = `upsample ${this.#key(from)} ${this.#key(to)}`;
-    const graph = () => upsampleGraph(this.#width, from, to);
-    return this.#each(cached, (own) => this.#one(key, graph, { cached: own }, "z", this.#tokenDims(to)));
+    const key = `upsample ${this.key(from)} ${this.key(to)}`;
+    const graph = () => upsampleGraph(this.width, from, to);
+    return this.#each(cached, (own) => this.one(key, graph, { cached: own }, "z", this.tokenDims(to)));
   }
 
   /** [1, L, C] an image. */
   restore(cached: DeviceRows, from: Grid, to: Grid, y: DeviceRows, chosen: DeviceIndices): Promise<DeviceRows> {
-    const key = `restore ${this.#key(from)} ${this.#key(to)}`;
-    const graph = () => restoreGraph(this.#width, from, to);
+    const key = `restore ${this.key(from)} ${this.key(to)}`;
+    const graph = () => restoreGraph(this.width, from, to);
     return this.#each(cached, (own, image) => {
       const inputs = { cached: own, y: y[image]!, chosen: chosen[image]! };
-      return this.#one(key, graph, inputs, "z", this.#tokenDims(to));
+      return this.one(key, graph, inputs, "z", this.tokenDims(to));
     });
   }
 
   /** z [1, L, d_tok] an image. */
   async guide(logits: DeviceRows, guidance: number | undefined, tau: number): Promise<GuidedLogits<DeviceRows>> {
-    const { tokenDim } = this.#shape;
+    const { tokenDim } = this.shape;
     const factor = (value: number): Tensor => floatTensor(Float32Array.of(value), [1]);
     const nul = guidance === undefined ? logits : logits.slice(this.#images);
     const g = guidance ?? 1;
@@ -188,7 +170,7 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
       const check = new Float32Array(1);
       const outputs = { check: floatTensor(check, []) };
       const graph = () => guideGraph(tokenDim, joined);
-      const made = await this.#memory.run(`guide ${tokenDim} ${joined}`, graph, inputs, { z: [1, L, tokenDim] }, {
+      const made = await this.memory.run(`guide ${tokenDim} ${joined}`, graph, inputs, { z: [1, L, tokenDim] }, {
         outputs,
       });
       finite &&= check[0] === 0;
@@ -204,8 +186,8 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     { grid, streams, topP, forced }: BitRequest,
     only?: DeviceIndices,
   ): Promise<DeviceRows> {
-    const graph = () => addBitsGraph(this.#shape, grid, only !== undefined);
-    const key = `bits ${this.#key(grid)} ${only !== undefined}`;
+    const graph = () => addBitsGraph(this.shape, grid, only !== undefined);
+    const key = `bits ${this.key(grid)} ${only !== undefined}`;
     return this.#each(latent, (own, image) => {
       const { dims } = z[image]!;
       const bits = forced?.[image];
@@ -221,56 +203,13 @@ export class DeviceKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
         threshold: floatTensor(Float32Array.of(threshold), [1]),
         ...only && { chosen: only[image]! },
       };
-      return this.#one(key, graph, inputs, "sum", this.#latentDims());
+      return this.one(key, graph, inputs, "sum", this.latentDims());
     });
-  }
-
-  /** Rows behind each other: for golden cases and calibration. */
-  async read(x: DeviceRows): Promise<Float32Array> {
-    const parts: Float32Array[] = [];
-    for (const row of x) parts.push(await this.#memory.read(row));
-    const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-    parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
-    return all;
   }
 
   /** One list an image. */
   images(x: DeviceRows): DeviceRows[] {
     return x.map((own) => [own]);
-  }
-
-  /** Lets go of every row. */
-  free(x: DeviceRows): void {
-    for (const row of x) this.#memory.free(row);
-  }
-
-  /** Lets go of those on the device. */
-  freeIndices(chosen: DeviceIndices): void {
-    for (const rows of chosen) if (!("data" in rows)) this.#memory.free(rows);
-  }
-
-  #latentDims(): number[] {
-    const { codeDim, height, width } = this.#shape;
-    return [1, codeDim, height, width];
-  }
-
-  #tokenDims({ h, w }: Grid): number[] {
-    return [1, h * w, this.#width];
-  }
-
-  /** Names a grid inside a latent: what a graph's constants depend on. */
-  #key({ h, w }: Grid): string {
-    return `${h}x${w} of ${this.#shape.height}x${this.#shape.width}`;
-  }
-
-  async #one(
-    key: string,
-    graph: Parameters<DeviceMemory["run"]>[1],
-    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
-    output: string,
-    dims: readonly number[],
-  ): Promise<DeviceTensor> {
-    return (await this.#memory.run(key, graph, inputs, { [output]: dims }))[output]!;
   }
 
   /** What a kernel makes of each row, one after the other: a device has one queue. */

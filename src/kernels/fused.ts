@@ -9,7 +9,7 @@ import type { Stream } from "../core.ts";
 import type { DeviceMemory } from "../runtime/device_memory.ts";
 import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../runtime/runtime.ts";
 import type { Grid } from "../schedule.ts";
-import { type DeviceIndices, type DeviceRows, NEVER } from "./device.ts";
+import { DeviceBatch, type DeviceIndices, type DeviceRows, NEVER } from "./device_batch.ts";
 import {
   drawBitsGraph,
   drawProjectGraph,
@@ -20,7 +20,7 @@ import {
   projectGivenGraph,
   restoreRowsGraph,
 } from "./fused_graphs.ts";
-import { type LatentShape, nextInputGraph, nullRowsGraph } from "./graphs.ts";
+import { nextInputGraph, nullRowsGraph } from "./graphs.ts";
 import type { BitRequest, GuidedLogits, LoopBatch, LoopDims, ProjectionRequest, ScaleKernels } from "./kernels.ts";
 
 /** A logit that leaves no doubt. */
@@ -30,37 +30,31 @@ const CERTAIN = 1e30;
  * Kernels on a batch in one tensor: [2 B, L, C] with both rows of every image, conditional ones first, or [B, L, C]; or two of [B, L, C]
  * where the rows' texts differ in length. Each method is {@linkcode ScaleKernels}'s.
  */
-export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
-  readonly #memory: DeviceMemory;
-  readonly #width: number;
-  readonly #shape: LatentShape;
+export class FusedKernels extends DeviceBatch implements ScaleKernels<DeviceRows, DeviceIndices> {
   readonly #images: number;
   #views: DeviceTensor[] = []; // of the latents that were last asked for one by one
 
   /** Kernels for one batch, whose tensors `memory` keeps. */
   constructor(
     memory: DeviceMemory,
-    { width, codeDim, tokenDim, patchify }: LoopDims,
+    dims: LoopDims,
     { images, last }: LoopBatch,
   ) {
-    const cell = patchify ? 2 : 1;
-    this.#memory = memory;
-    this.#width = width;
-    this.#shape = { codeDim, tokenDim, cell, height: last.h * cell, width: last.w * cell };
+    super(memory, dims, { last }, images, true);
     this.#images = images;
   }
 
   /** [B, d, H, W]. */
   async zeros(): Promise<DeviceRows> {
-    const dims = this.#latentDims();
-    return [await this.#memory.upload(floatTensor(new Float32Array(dims.reduce((a, b) => a * b)), dims))];
+    const dims = this.latentDims();
+    return [await this.memory.upload(floatTensor(new Float32Array(dims.reduce((a, b) => a * b)), dims))];
   }
 
   /** u [B L, d_tok]. */
   async nextInput([latent]: DeviceRows, grid: Grid): Promise<DeviceRows> {
-    const dims = [this.#images * grid.h * grid.w, this.#shape.tokenDim];
-    const graph = () => nextInputGraph(this.#shape, grid, this.#images);
-    return [await this.#one(`input ${this.#key(grid)}`, graph, { latent: latent! }, "u", dims)];
+    const dims = [this.#images * grid.h * grid.w, this.shape.tokenDim];
+    const graph = () => nextInputGraph(this.shape, grid, this.#images);
+    return [await this.one(`input ${this.key(grid)}`, graph, { latent: latent! }, "u", dims)];
   }
 
   /** The same tensor, held once more, or its null rows. */
@@ -68,16 +62,16 @@ export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     const own = x.at(-1)!;
     const [R, L, C] = own.dims as [number, number, number];
     const B = this.#images;
-    if (R === B) return [this.#memory.hold(own)];
-    const rows = this.#memory.rows(own, "F32", B, 2 * B);
-    return [rows ?? await this.#one(`null ${C} of ${B}`, () => nullRowsGraph(C, B), { x: own }, "y", [B, L, C])];
+    if (R === B) return [this.memory.hold(own)];
+    const rows = this.memory.rows(own, "F32", B, 2 * B);
+    return [rows ?? await this.one(`null ${C} of ${B}`, () => nullRowsGraph(C, B), { x: own }, "y", [B, L, C])];
   }
 
   /** I [B, r]. */
   async sampleRows([x]: DeviceRows, rank: number, streams: readonly Stream[]): Promise<DeviceRows> {
     const inputs = { x: x!, streams: words(streams), rank: intTensor([rank], [1]) };
-    const graph = () => drawRowsGraph(this.#width);
-    return [await this.#one(`draw rows ${this.#width}`, graph, inputs, "chosen", [this.#images, rank])];
+    const graph = () => drawRowsGraph(this.width);
+    return [await this.one(`draw rows ${this.width}`, graph, inputs, "chosen", [this.#images, rank])];
   }
 
   /** I [B, r], on the host until a graph reads it. */
@@ -90,7 +84,7 @@ export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     const [B, M, C] = x!.dims as [number, number, number];
     const graph = () => gatherRowsGraph(C, M, B);
     const dims = [B, chosen!.dims[1]!, C];
-    return [await this.#one(`select ${B}x${M}x${C}`, graph, { x: x!, chosen: chosen! }, "y", dims)];
+    return [await this.one(`select ${B}x${M}x${C}`, graph, { x: x!, chosen: chosen! }, "y", dims)];
   }
 
   /** Q^T X [B, r, C]. */
@@ -107,18 +101,18 @@ export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
         entries.forEach((entry, i) => q[(image * rank + i % rank) * M + Math.floor(i / rank)] = entry)
       );
       const inputs = { x: x!, q: floatTensor(q, [B, rank, M]) };
-      return [await this.#one(`project given ${C}`, () => projectGivenGraph(C), inputs, "y", dims)];
+      return [await this.one(`project given ${C}`, () => projectGivenGraph(C), inputs, "y", dims)];
     }
     const inputs = { x: x!, chosen: chosen!, streams: words(streams) };
     const graph = () => drawProjectGraph(C, kind === "sign");
-    return [await this.#one(`project ${kind} ${C}`, graph, inputs, "y", dims)];
+    return [await this.one(`project ${kind} ${C}`, graph, inputs, "y", dims)];
   }
 
   /** [B, L, C]. */
   async upsample([cached]: DeviceRows, from: Grid, to: Grid): Promise<DeviceRows> {
-    const graph = () => restoreRowsGraph(this.#width, from, to, false);
-    const key = `upsample ${this.#key(from)} ${this.#key(to)}`;
-    return [await this.#one(key, graph, { cached: cached! }, "z", this.#tokenDims(to))];
+    const graph = () => restoreRowsGraph(this.width, from, to, false);
+    const key = `upsample ${this.key(from)} ${this.key(to)}`;
+    return [await this.one(key, graph, { cached: cached! }, "z", this.tokenDims(to))];
   }
 
   /** [B, L, C]. */
@@ -129,15 +123,15 @@ export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     [y]: DeviceRows,
     [chosen]: DeviceIndices,
   ): Promise<DeviceRows> {
-    const graph = () => restoreRowsGraph(this.#width, from, to, true);
+    const graph = () => restoreRowsGraph(this.width, from, to, true);
     const inputs = { cached: cached!, y: y!, chosen: chosen! };
-    const key = `restore ${this.#key(from)} ${this.#key(to)}`;
-    return [await this.#one(key, graph, inputs, "z", this.#tokenDims(to))];
+    const key = `restore ${this.key(from)} ${this.key(to)}`;
+    return [await this.one(key, graph, inputs, "z", this.tokenDims(to))];
   }
 
   /** z [B, L, d_tok]. */
   async guide(logits: DeviceRows, guidance: number | undefined, tau: number): Promise<GuidedLogits<DeviceRows>> {
-    const { tokenDim } = this.#shape;
+    const { tokenDim } = this.shape;
     const [first] = logits as [DeviceTensor];
     const [rows, L] = first.dims as [number, number];
     const joined = rows === 2 * this.#images;
@@ -147,13 +141,13 @@ export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
     const inputs = joined ? { both: first, factors } : { own: first, nul, factors };
     const kept = { z: [this.#images, L, tokenDim], check: [1] };
     const graph = () => guideBatchGraph(tokenDim, joined);
-    const made = await this.#memory.run(`guide ${tokenDim} ${joined}`, graph, inputs, kept, { repeated: true });
+    const made = await this.memory.run(`guide ${tokenDim} ${joined}`, graph, inputs, kept, { repeated: true });
     const check = made["check"]!;
     return {
       z: [made["z"]!],
       finite: async () => {
-        const [zero] = await this.#memory.read(check);
-        this.#memory.free(check);
+        const [zero] = await this.memory.read(check);
+        this.memory.free(check);
         return zero === 0;
       },
     };
@@ -176,67 +170,24 @@ export class FusedKernels implements ScaleKernels<DeviceRows, DeviceIndices> {
       threshold: floatTensor(Float32Array.of(threshold), [1]),
       ...only && { chosen: only[0]! },
     };
-    const graph = () => drawBitsGraph(this.#shape, grid, only !== undefined, this.#images);
-    const key = `draw ${this.#key(grid)} ${only !== undefined}`;
-    return [await this.#one(key, graph, inputs, "sum", this.#latentDims())];
-  }
-
-  /** Rows behind each other: for golden cases and calibration. */
-  async read(x: DeviceRows): Promise<Float32Array> {
-    const parts: Float32Array[] = [];
-    for (const part of x) parts.push(await this.#memory.read(part));
-    const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-    parts.reduce((at, part) => (all.set(part, at), at + part.length), 0);
-    return all;
+    const graph = () => drawBitsGraph(this.shape, grid, only !== undefined, this.#images);
+    const key = `draw ${this.key(grid)} ${only !== undefined}`;
+    return [await this.one(key, graph, inputs, "sum", this.latentDims())];
   }
 
   /** Latents one by one, good until they are asked for again. */
   async images([x]: DeviceRows): Promise<DeviceRows[]> {
-    for (const view of this.#views) this.#memory.free(view);
+    for (const view of this.#views) this.memory.free(view);
     this.#views = [];
     if (this.#images === 1) return [[x!]];
     const dims = [1, ...x!.dims.slice(1)];
     for (let image = 0; image < this.#images; image++) {
-      const rows = this.#memory.rows(x!, "F32", image, image + 1);
-      const graph = () => latentRowGraph(this.#latentDims(), image);
-      const key = `image ${image} of ${this.#latentDims()}`;
-      this.#views.push(rows ?? await this.#one(key, graph, { x: x! }, "y", dims));
+      const rows = this.memory.rows(x!, "F32", image, image + 1);
+      const graph = () => latentRowGraph(this.latentDims(), image);
+      const key = `image ${image} of ${this.latentDims()}`;
+      this.#views.push(rows ?? await this.one(key, graph, { x: x! }, "y", dims));
     }
     return this.#views.map((view) => [view]);
-  }
-
-  /** Lets go of every tensor. */
-  free(x: DeviceRows): void {
-    for (const tensor of x) this.#memory.free(tensor);
-  }
-
-  /** Lets go of those on the device. */
-  freeIndices(chosen: DeviceIndices): void {
-    for (const rows of chosen) if (!("data" in rows)) this.#memory.free(rows);
-  }
-
-  #latentDims(): number[] {
-    const { codeDim, height, width } = this.#shape;
-    return [this.#images, codeDim, height, width];
-  }
-
-  #tokenDims({ h, w }: Grid): number[] {
-    return [this.#images, h * w, this.#width];
-  }
-
-  /** Names a grid inside a batch's latents: what a graph's constants depend on. */
-  #key({ h, w }: Grid): string {
-    return `${h}x${w} of ${this.#latentDims()}`;
-  }
-
-  async #one(
-    key: string,
-    graph: Parameters<DeviceMemory["run"]>[1],
-    inputs: Readonly<Record<string, Tensor | DeviceTensor>>,
-    output: string,
-    dims: readonly number[],
-  ): Promise<DeviceTensor> {
-    return (await this.#memory.run(key, graph, inputs, { [output]: dims }, { repeated: true }))[output]!;
   }
 }
 

@@ -141,10 +141,15 @@ export function decoderGraph(weights: DecoderWeights): Graph {
  * latent [1, d, h, w] of one size -> bytes of [H, W, 3], four in an int32 of `pixels` [H W 3 / 4, 1], the first lowest; toUint8() of the
  * core, for a device that has no bytes.
  */
-export function pixelsGraph(weights: DecoderWeights, h: number, w: number, form: GraphForm = {}): Graph {
+export async function pixelsGraph(
+  weights: DecoderWeights,
+  h: number,
+  w: number,
+  form: GraphForm = {},
+): Promise<Graph> {
   const graph = new Graph("vae decoder to pixels", form);
   const interleaved = form.fused
-    ? decodedFused(graph, weights)
+    ? await decodedFused(graph, weights)
     : form.maps === "channels last"
     ? decodedNhwc(graph, weights)
     : graph.op("Transpose", [decoded(graph, weights, [h, w])], { perm: [0, 2, 3, 1] });
@@ -310,8 +315,9 @@ export class Decoder implements Disposable {
         : this.#device.half
         ? { maps: "channels last", half, fused: this.#runtime.form.fused && fitsFusedDecoder(this.#weights) }
         : { maps: "channels last" };
-      const graph = pixelsGraph(this.#weights, h, w, form);
-      this.#pixels = { size, session: this.#runtime.createDeviceSession!(graph, form.fused) };
+      const { createDeviceSession } = this.#runtime;
+      const session = pixelsGraph(this.#weights, h, w, form).then((graph) => createDeviceSession!(graph, form.fused));
+      this.#pixels = { size, session };
     }
     const session = await this.#pixels.session;
     const { download } = this.#runtime;

@@ -5,10 +5,11 @@
  *
  * @module
  */
-import type { TensorRef } from "../../checkpoint/source.ts";
+import { readTensor, type TensorRef } from "../../checkpoint/source.ts";
 import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
 import { fused, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
 import type { DecoderWeights } from "./decoder.ts";
+import { placeTaps } from "./decoder_layers.ts";
 
 /** A running sum [1, h, w, C], float32, and the moments of its groups for the norm that follows. */
 interface Sum {
@@ -25,7 +26,7 @@ export function fitsFusedDecoder({ widths, groups, blocks }: DecoderWeights): bo
 }
 
 /** latent [1, d, h, w] -> RGB [1, H, W, 3], not yet clamped. */
-export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
+export async function decodedFused(graph: Graph, weights: DecoderWeights): Promise<Value> {
   const { tensors, widths, blocks, groups, codeDim } = weights;
   const own = (name: FusedOpName, inputs: readonly Value[]): Value[] =>
     fused(graph, name, inputs, "attributes" in FUSED_OPS[name] ? { groups } : {});
@@ -71,9 +72,10 @@ export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
     return own("SumHalf", [map, bias(`${name}.conv2`), added])[0]!;
   };
   /** The convolution of x with each pixel four times. */
-  const upsampled = (x: Value, name: string, nextNorm: string): Sum => {
+  const upsampled = async (x: Value, name: string, nextNorm: string): Promise<Sum> => {
     const attributes = { kernel_shape: [2, 2], pads: [1, 1, 1, 1] };
-    const map = graph.op("NhwcConv", [x, quadWeight(graph, tensors[`${name}.conv.weight`]!)], attributes, MICROSOFT);
+    const weight = await quadWeight(graph, tensors[`${name}.conv.weight`]!);
+    const map = graph.op("NhwcConv", [x, weight], attributes, MICROSOFT);
     const [sum, moments] = own("QuadMoments", [map, bias(name), norm(nextNorm, "weight")]);
     return { x: sum!, moments: moments! };
   };
@@ -92,7 +94,7 @@ export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
       break;
     }
     const small = residualHalf(sum, name(blocks - 1));
-    sum = upsampled(small, `up.${level}.upsample.conv`, `up.${level - 1}.block.0.norm1`);
+    sum = await upsampled(small, `up.${level}.upsample.conv`, `up.${level - 1}.block.0.norm1`);
   }
   return graph.cast(
     conv(swish(sum, "norm_out"), "conv_out", [graph.halfWeight(tensors["conv_out.conv.bias"]!)]),
@@ -101,18 +103,16 @@ export function decodedFused(graph: Graph, weights: DecoderWeights): Value {
 }
 
 /**
- * A convolution [Co, Ci, 3, 3] of a map with each pixel four times is four of 2x2 of the map itself, one for each kind of pixel, whose
- * taps are sums: [4 Co, 2, 2, Ci], float16. Less than half of the arithmetic; the library computes the sums as it loads the graph.
+ * Weights [4 C, 2, 2, C] of the four convolutions of 2x2 that one of 3x3 [C, C, 3, 3] is after nearest neighbours, one for each place in
+ * a cell of the large map (decoder_layers.ts).
  */
-function quadWeight(graph: Graph, weight: TensorRef): Value {
-  const [Co, Ci] = weight.shape as [number, number];
-  // even rows see the row above and twice their own, odd ones twice their own and the row below: [kind and tap, tap of three]
-  const sums = graph.floats([1, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 1], [4, 3]);
-  const firstAxis = (x: Value, rest: number): Value => graph.op("MatMul", [sums, graph.reshape(x, [3, rest])]);
-  const taps = graph.op("Transpose", [graph.weight(weight)], { perm: [2, 3, 0, 1] }); // [3, 3, Co, Ci]
-  const rows = graph.reshape(firstAxis(taps, 3 * Co * Ci), [4, 3, Co * Ci]);
-  const columns = firstAxis(graph.op("Transpose", [rows], { perm: [1, 0, 2] }), 4 * Co * Ci);
-  const parts = graph.reshape(columns, [2, 2, 2, 2, Co, Ci]); // column's kind and tap, row's kind and tap
-  const placed = graph.op("Transpose", [parts], { perm: [2, 0, 4, 3, 1, 5] });
-  return graph.cast(graph.reshape(placed, [4 * Co, 2, 2, Ci]), "F16");
+async function quadWeight(graph: Graph, weight: TensorRef): Promise<Value> {
+  const [to, from] = weight.shape as [number, number];
+  const kernel = await readTensor(weight);
+  const taps = new Float32Array(4 * to * from * 4);
+  for (let place = 0; place < 4; place++) {
+    taps.set(placeTaps(kernel, from, to, place >> 1, place & 1), place * to * from * 4);
+  }
+  const last = graph.op("Transpose", [graph.floats(taps, [4 * to, from, 2, 2])], { perm: [0, 2, 3, 1] });
+  return graph.cast(last, "F16");
 }

@@ -159,7 +159,7 @@ async function upsampled(
 }
 
 /** Taps [to, from, 2, 2] of the place (dy, dx) in a 2x2 cell, from those of the 3x3 kernel. */
-function placeTaps(weight: Float32Array, from: number, to: number, dy: number, dx: number): Float32Array {
+export function placeTaps(weight: Float32Array, from: number, to: number, dy: number, dx: number): Float32Array {
   const taps = new Float32Array(to * from * 4);
   // Of the rows -1, 0, 1 around an even output row, -1 lies on the small row above and 0, 1 on its own; around an odd one
   // -1, 0 lie on its own and 1 on the one below. Columns alike.

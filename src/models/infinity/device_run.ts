@@ -5,7 +5,8 @@
  *
  * @module
  */
-import { type DeviceIndices, DeviceKernels, type DeviceRows } from "../../kernels/device.ts";
+import { DeviceKernels } from "../../kernels/device.ts";
+import type { DeviceIndices, DeviceRows } from "../../kernels/device_batch.ts";
 import { FusedKernels } from "../../kernels/fused.ts";
 import type { HostIndices } from "../../kernels/host.ts";
 import type { DeviceMemory } from "../../runtime/device_memory.ts";
@@ -40,7 +41,7 @@ export interface DeviceTexts {
   /** One a batch row of an image, the conditional one first. */
   readonly apart: readonly EncodedText<DeviceTensor>[];
   /** What units read: both as one where they are two of the same length, with a row for every image that runs with them. */
-  readonly read: readonly EncodedText<DeviceTensor>[];
+  readonly units: readonly EncodedText<DeviceTensor>[];
 }
 
 /** Rotation tables of a scale. */
@@ -80,9 +81,9 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     this.#request = request;
     this.#inOrder = memory.place(intTensor([0], [1]));
     this.#texts = texts;
-    this.#joined = texts.read.length < texts.apart.length;
+    this.#joined = texts.units.length < texts.apart.length;
     const copies = images / this.#images;
-    this.#units = texts.read.flatMap((text) => Array.from({ length: copies }, () => ({ text, cache: [] })));
+    this.#units = texts.units.flatMap((text) => Array.from({ length: copies }, () => ({ text, cache: [] })));
   }
 
   /** Cuts the batch to some rows, for good: all conditional ones or all null ones; texts may be shared and stay. */
@@ -101,7 +102,7 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
       this.#units[i] = { text, cache: await this.#cut(cache, [row * B, (row + 1) * B]) };
     }
     this.#freeJoined();
-    this.#texts = { apart: this.#texts.apart, read: [text] };
+    this.#texts = { apart: this.#texts.apart, units: [text] };
     this.#joined = false;
   }
 
@@ -111,13 +112,13 @@ export class DeviceRun implements PictureRun<DeviceRows, DeviceIndices> {
     this.#units = [];
     this.#freeJoined();
     for (const tensor of this.#texts.apart.flatMap(tensorsOf)) this.#memory.free(tensor);
-    this.#texts = { apart: [], read: [] };
+    this.#texts = { apart: [], units: [] };
   }
 
   /** Frees texts that are not one row's own. */
   #freeJoined(): void {
-    const { apart, read } = this.#texts;
-    for (const tensor of read.filter((text) => !apart.includes(text)).flatMap(tensorsOf)) this.#memory.free(tensor);
+    const { apart, units } = this.#texts;
+    for (const tensor of units.filter((text) => !apart.includes(text)).flatMap(tensorsOf)) this.#memory.free(tensor);
   }
 
   /** Frees all that is on the device. */
@@ -319,13 +320,13 @@ export async function beginRun(
     for (const features of segments) apart.push(await transformer.encodeTextThere(features, memory, signal));
     const [own, nul] = apart;
     const images = transformer.together ? request.images : 1;
-    const read: EncodedText<DeviceTensor>[] = [];
+    const units: EncodedText<DeviceTensor>[] = [];
     if (own && nul && own.tokens === nul.tokens) {
-      read.push(await transformer.joinTexts([own, nul], images, memory, signal));
+      units.push(await transformer.joinTexts([own, nul], images, memory, signal));
     } else if (images > 1) {
-      for (const text of apart) read.push(await transformer.joinTexts([text], images, memory, signal));
-    } else read.push(...apart);
-    return new DeviceRun(transformer, memory, { apart, read }, request);
+      for (const text of apart) units.push(await transformer.joinTexts([text], images, memory, signal));
+    } else units.push(...apart);
+    return new DeviceRun(transformer, memory, { apart, units }, request);
   } catch (error) {
     memory[Symbol.dispose]();
     throw error;
