@@ -31,7 +31,8 @@ for (const name of ["mini-2b", "mini-8b"]) {
         });
         const found = await strips.decode(latent, h, w);
         const largest = found.reduce((most, value, i) => Math.max(most, Math.abs(value - wanted[i]!)), 0);
-        assert(largest < 5e-5, `${h}x${w}, strip ${values.strip}: off by ${largest}`);
+        // one pixel's group norms amplify rounding: the one graph itself is 3e-5 from float64 there
+        assert(largest < (h * w === 1 ? 1e-4 : 2e-5), `${h}x${w}, strip ${values.strip}: off by ${largest}`);
       }
       if (h > 1) assert(cuts.size >= 2, `all budgets gave the strips ${[...cuts]}`);
       assert.deepEqual(latent, latentOf(weights.codeDim, h, w), "the latent is the caller's");

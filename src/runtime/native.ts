@@ -213,6 +213,7 @@ export class NativeRuntime implements Runtime {
       }
       const out = pinned(new BigUint64Array(1));
       this.#api.check(await call.CreateSessionFromArray(this.#env, bytes, BigInt(bytes.length), options, out));
+      await this.#api.trimHeap(); // packing weights has left as much again on the heap: half a gigabyte of a decoder
       return Deno.UnsafePointer.create(out[0]!);
     } catch (cause) {
       if (!(cause instanceof OrtError)) throw cause;

@@ -194,6 +194,8 @@ export class OrtApi {
   readonly version: string;
   /** The raw functions; those that return a status go through {@linkcode OrtApi.check}. */
   readonly call: ReturnType<typeof bindFunctions>;
+  /** Gives what the C library's heap holds in reserve back to the system; does nothing where it has no such function. */
+  readonly trimHeap: () => Promise<void>;
 
   /**
    * Opens the library.
@@ -201,10 +203,16 @@ export class OrtApi {
    * @throws {DeviceError} when it is not there, is not ONNX Runtime, or is older than the table this file knows
    */
   constructor(path: string) {
-    const symbols = { OrtGetApiBase: { parameters: [], result: "pointer" } } as const;
+    const symbols = {
+      OrtGetApiBase: { parameters: [], result: "pointer" },
+      // not of the library itself, but of the glibc that it is linked with on Linux
+      malloc_trim: { parameters: ["usize"], result: "i32", nonblocking: true, optional: true },
+    } as const;
     let base: Handle;
     try {
-      base = Deno.dlopen(path, symbols).symbols.OrtGetApiBase();
+      const library = Deno.dlopen(path, symbols).symbols;
+      base = library.OrtGetApiBase();
+      this.trimHeap = async () => void await library.malloc_trim?.(0n);
     } catch (cause) {
       throw new DeviceError(`Cannot load ONNX Runtime from "${path}": ${(cause as Error).message}`, { cause });
     }

@@ -9,7 +9,6 @@ import { readTensor, type TensorRef } from "../../checkpoint/source.ts";
 import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
 import { fused, FUSED_OPS, type FusedOpName } from "../../runtime/fused_ops.ts";
 import type { DecoderWeights } from "./decoder.ts";
-import { placeTaps } from "./decoder_layers.ts";
 
 /** A running sum [1, h, w, C], float32, and the moments of its groups for the norm that follows. */
 interface Sum {
@@ -104,7 +103,7 @@ export async function decodedFused(graph: Graph, weights: DecoderWeights): Promi
 
 /**
  * Weights [4 C, 2, 2, C] of the four convolutions of 2x2 that one of 3x3 [C, C, 3, 3] is after nearest neighbours, one for each place in
- * a cell of the large map (decoder_layers.ts).
+ * a 2x2 cell of the large map: taps that fall on the same small pixel are summed beforehand. 4/9 of the arithmetic.
  */
 async function quadWeight(graph: Graph, weight: TensorRef): Promise<Value> {
   const [to, from] = weight.shape as [number, number];
@@ -115,4 +114,21 @@ async function quadWeight(graph: Graph, weight: TensorRef): Promise<Value> {
   }
   const last = graph.op("Transpose", [graph.floats(taps, [4 * to, from, 2, 2])], { perm: [0, 2, 3, 1] });
   return graph.cast(last, "F16");
+}
+
+/** Taps [to, from, 2, 2] of the place (dy, dx) in a 2x2 cell, from those of the 3x3 kernel. */
+function placeTaps(weight: Float32Array, from: number, to: number, dy: number, dx: number): Float32Array {
+  const taps = new Float32Array(to * from * 4);
+  // Of the rows -1, 0, 1 around an even output row, -1 lies on the small row above and 0, 1 on its own; around an odd one
+  // -1, 0 lie on its own and 1 on the one below. Columns alike.
+  const onto = (offset: number, place: number): number => Math.floor((offset + place) / 2) + 1 - place;
+  for (let pair = 0; pair < to * from; pair++) {
+    for (let ky = 0; ky < 3; ky++) {
+      for (let kx = 0; kx < 3; kx++) {
+        const tap = 2 * onto(ky - 1, dy) + onto(kx - 1, dx);
+        taps[pair * 4 + tap]! += weight[pair * 9 + ky * 3 + kx]!;
+      }
+    }
+  }
+  return taps;
 }

@@ -8,9 +8,15 @@
  *
  * @module
  */
-import { readTensor } from "../../checkpoint/source.ts";
 import { Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
 import type { DecoderWeights } from "./decoder.ts";
+import {
+  FILTER_KERNELS,
+  filterMixtures,
+  type RowMixtures,
+  UPSAMPLING_KERNELS,
+  upsamplingMixtures,
+} from "./minimal_filtering.ts";
 
 /** A convolution of the decoder and what is done before and after it, in the order they run. */
 export interface DecoderLayer {
@@ -73,10 +79,10 @@ export function decoderLayers({ codeDim, widths, blocks }: DecoderWeights): Deco
  *
  * Inputs: `body` [1, C, h, W], `top`, `bottom`, `zeroTop`, `zeroBottom` [1, C, 0 or 1, W]; `centre` and `gain` [1, C, 1, 1]
  * where there is a norm; `x` [1, C', h, W] where there is a shortcut; `start` and `end` of the rows of `body` to take where
- * there is an upsampling. Outputs: `y`, its rows `first` and `last` [1, C, 1, W], and of every channel the `mean` and the
+ * there is an upsampling; `into` [m, h + 2] and `outOf` [H, m], its {@linkcode layerMixtures}. Outputs: `y`, its rows `first` and `last` [1, C, 1, W], and of every channel the `mean` and the
  * sum of `squares` of deviations from it, [C].
  */
-export async function layerGraph({ tensors }: DecoderWeights, layer: DecoderLayer): Promise<Graph> {
+export function layerGraph({ tensors }: DecoderWeights, layer: DecoderLayer): Graph {
   const { name, from, to, norm, upsample, shortcut } = layer;
   const graph = new Graph(`vae decoder ${name}`);
   const rows = (input: string): Value => graph.input(input, "F32", [1, from, `${input} rows`, "W"]);
@@ -98,13 +104,8 @@ export async function layerGraph({ tensors }: DecoderWeights, layer: DecoderLaye
     });
   }
   const padded = graph.op("Concat", [zeroTop, ...parts, zeroBottom], { axis: 2 });
-  let y = upsample
-    ? await upsampled(graph, padded, { tensors }, layer)
-    : conv(graph, padded, { tensors }, name, [0, 1, 0, 1]);
-  if (shortcut) {
-    const x = graph.input("x", "F32", [1, shortcut.from, "h", "W"]);
-    y = graph.op("Add", [y, shortcut.conv ? conv(graph, x, { tensors }, shortcut.conv, [0, 0, 0, 0]) : x]);
-  }
+  const maps = { padded, shortcut: shortcut && graph.input("x", "F32", [1, shortcut.from, "h", "W"]) };
+  const y = mixesRows(layer) ? mixed(graph, maps, { tensors }, layer) : plain(graph, padded, { tensors }, name);
   graph.output("y", y, "F32", [1, to, "H", "W out"]);
   const row = (start: number, end: number): Value =>
     graph.op("Slice", [y, graph.ints([start]), graph.ints([end]), graph.ints([2])]);
@@ -120,57 +121,67 @@ export async function layerGraph({ tensors }: DecoderWeights, layer: DecoderLaye
   return graph;
 }
 
-function conv(
+/** Whether a layer's convolution wants mixtures of rows: all but the last, whose three channels gain nothing. */
+function mixesRows({ to }: DecoderLayer): boolean {
+  return to > 3;
+}
+
+/** The mixtures that a layer wants for a strip of `rows` output rows; none where undefined. */
+export function layerMixtures(layer: DecoderLayer, rows: number): RowMixtures | undefined {
+  if (!mixesRows(layer)) return undefined;
+  return layer.upsample ? upsamplingMixtures(rows / 2) : filterMixtures(rows);
+}
+
+type Tensors = Pick<DecoderWeights, "tensors">;
+
+/** The 3x3 convolution as it is. */
+function plain(graph: Graph, padded: Value, { tensors }: Tensors, name: string): Value {
+  const inputs = [padded, graph.weight(tensors[`${name}.conv.weight`]!), graph.weight(tensors[`${name}.conv.bias`]!)];
+  return graph.op("Conv", inputs, { kernel_shape: [3, 3], pads: [0, 1, 0, 1] });
+}
+
+/** The 3x3 convolution, after upsampling where there is one, on mixtures of rows (minimal_filtering.ts), and the shortcut. */
+function mixed(
   graph: Graph,
-  x: Value,
-  { tensors }: Pick<DecoderWeights, "tensors">,
-  name: string,
-  pads: readonly number[],
+  { padded, shortcut: x }: { readonly padded: Value; readonly shortcut: Value | undefined },
+  { tensors }: Tensors,
+  { name, from, to, upsample, shortcut }: DecoderLayer,
 ): Value {
-  const weight = tensors[`${name}.conv.weight`]!;
-  const inputs = [x, graph.weight(weight), graph.weight(tensors[`${name}.conv.bias`]!)];
-  return graph.op("Conv", inputs, { kernel_shape: weight.shape.slice(2), pads });
-}
-
-/**
- * Nearest-neighbour upsampling and a 3x3 convolution as four 2x2 convolutions of the small map, one for each place in a
- * 2x2 cell of the large one: taps that fall on the same small pixel are summed beforehand. 4/9 of the arithmetic.
- */
-async function upsampled(
-  graph: Graph,
-  padded: Value,
-  { tensors }: Pick<DecoderWeights, "tensors">,
-  { name, from, to }: DecoderLayer,
-): Promise<Value> {
-  const weight = await readTensor(tensors[`${name}.conv.weight`]!);
-  const bias = graph.weight(tensors[`${name}.conv.bias`]!);
-  const above = graph.op("Slice", [padded, graph.ints([0]), graph.ints([-1]), graph.ints([2])]);
-  const below = graph.op("Slice", [padded, graph.ints([1]), graph.ints([2 ** 31]), graph.ints([2])]);
-  const places: Value[] = [];
-  for (const [dy, source] of [above, below].entries()) {
-    for (const dx of [0, 1]) {
-      const taps = graph.floats(placeTaps(weight, from, to, dy, dx), [to, from, 2, 2]);
-      const pads = dx === 0 ? [0, 1, 0, 0] : [0, 0, 0, 1];
-      places.push(graph.op("Conv", [source, taps, bias], { kernel_shape: [2, 2], pads }));
-    }
+  // kernels and biases are computed once, as the graph is loaded
+  const weight = graph.reshape(graph.weight(tensors[`${name}.conv.weight`]!), [to * from, 9]);
+  const own = graph.weight(tensors[`${name}.conv.bias`]!);
+  const bias = shortcut?.conv ? graph.op("Add", [own, graph.weight(tensors[`${shortcut.conv}.conv.bias`]!)]) : own;
+  const into = graph.input("into", "F32", ["m", "padded rows"]);
+  const outOf = graph.input("outOf", "F32", ["H", "m"]);
+  const kinds = upsample
+    ? [{ kernels: UPSAMPLING_KERNELS[0], pads: [0, 1, 0, 0] }, { kernels: UPSAMPLING_KERNELS[1], pads: [0, 0, 0, 1] }]
+    : [{ kernels: FILTER_KERNELS, pads: [0, 1, 0, 1] }];
+  const mixtures = graph.split(graph.op("MatMul", [into, padded]), kinds[0]!.kernels.length, 2);
+  const [left, right] = kinds.map(({ kernels, pads }) => {
+    const results = kernels.map(({ width, taps, bias: share }, i) => {
+      const kernel = graph.op("MatMul", [weight, graph.floats(taps, [9, width])]);
+      const inputs = [
+        mixtures[i]!,
+        graph.reshape(kernel, [to, from, 1, width]),
+        // also where the share is none: ONNX Runtime's blocked layout leaves out convolutions without a bias
+        graph.op("Mul", [bias, graph.floats([share])]),
+      ];
+      return graph.op("Conv", inputs, { kernel_shape: [1, width], pads });
+    });
+    return graph.op("MatMul", [outOf, graph.op("Concat", results, { axis: 2 })]);
+  }) as [Value, Value?];
+  if (right) { // columns of the two by turns
+    const last = graph.ints([-1]);
+    const pairs = [left, right].map((columns) => graph.op("Unsqueeze", [columns, last]));
+    const shape = graph.op("Concat", [graph.ints([1, to]), graph.op("Shape", [left], { start: 2, end: 3 }), last], {
+      axis: 0,
+    });
+    return graph.op("Reshape", [graph.op("Concat", pairs, { axis: -1 }), shape]);
   }
-  // channel j of DepthToSpace's input is place floor(j / C) of channel j mod C
-  return graph.op("DepthToSpace", [graph.op("Concat", places, { axis: 1 })], { blocksize: 2, mode: "DCR" });
-}
-
-/** Taps [to, from, 2, 2] of the place (dy, dx) in a 2x2 cell, from those of the 3x3 kernel. */
-export function placeTaps(weight: Float32Array, from: number, to: number, dy: number, dx: number): Float32Array {
-  const taps = new Float32Array(to * from * 4);
-  // Of the rows -1, 0, 1 around an even output row, -1 lies on the small row above and 0, 1 on its own; around an odd one
-  // -1, 0 lie on its own and 1 on the one below. Columns alike.
-  const onto = (offset: number, place: number): number => Math.floor((offset + place) / 2) + 1 - place;
-  for (let pair = 0; pair < to * from; pair++) {
-    for (let ky = 0; ky < 3; ky++) {
-      for (let kx = 0; kx < 3; kx++) {
-        const tap = 2 * onto(ky - 1, dy) + onto(kx - 1, dx);
-        taps[pair * 4 + tap]! += weight[pair * 9 + ky * 3 + kx]!;
-      }
-    }
-  }
-  return taps;
+  if (!x) return left;
+  if (!shortcut?.conv) return graph.op("Add", [left, x]);
+  // a product of matrices: the blocked 1x1 convolution took three times as long
+  const projection = graph.reshape(graph.weight(tensors[`${shortcut.conv}.conv.weight`]!), [to, shortcut.from]);
+  const projected = graph.op("MatMul", [projection, graph.reshape(x, [1, shortcut.from, -1])]);
+  return graph.op("Add", [left, graph.op("Reshape", [projected, graph.op("Shape", [left])])]);
 }

@@ -10,7 +10,7 @@
 import { readTensor } from "../../checkpoint/source.ts";
 import { floatTensor, intTensor, type Runtime, type Session, type Tensor } from "../../runtime/runtime.ts";
 import type { DecoderWeights } from "./decoder.ts";
-import { type DecoderLayer, decoderLayers, layerGraph } from "./decoder_layers.ts";
+import { type DecoderLayer, decoderLayers, layerGraph, layerMixtures } from "./decoder_layers.ts";
 
 /** Values of a strip at most: 16 MB. Half of it takes the same time (bench/LOG.md). */
 const STRIP_VALUES = 2 ** 22;
@@ -108,6 +108,7 @@ export class StripDecoder implements Disposable {
     const rgb = new Float32Array(3 * H * W);
     let x: StripMap = { channels: codeDim, width: w, strips: [wholeStrip(latent, codeDim, h, w)], moments: [] };
     let input: StripMap | undefined; // of the residual block at hand
+    const bodies = new Bodies();
     for (const [i, layer] of this.#layers.entries()) {
       // the next layer's weights are packed while this one runs; what fails is reported when its turn comes
       if (this.#layers[i + 1]) this.#session(this.#layers[i + 1]!).catch(() => {});
@@ -116,15 +117,16 @@ export class StripDecoder implements Disposable {
       const y = await this.#run(layer, x, shortcut, {
         rows: rows[layer.level]!,
         height: H / 2 ** layer.level,
+        bodies,
         rgb,
         signal,
       });
       // What nobody reads any more goes before the next layer takes more: conv1 leaves its input for the shortcut, but for
       // the rows that only neighbours read.
       for (const { first, last } of x.strips) release(first, last);
-      if (x !== input) { for (const { body } of x.strips) release(body); }
+      if (x !== input) { for (const { body } of x.strips) bodies.give(body); }
       if (shortcut) {
-        for (const { body } of shortcut.strips) release(body);
+        for (const { body } of shortcut.strips) bodies.give(body);
         input = undefined;
       }
       x = y;
@@ -137,7 +139,13 @@ export class StripDecoder implements Disposable {
     layer: DecoderLayer,
     map: StripMap,
     shortcut: StripMap | undefined,
-    { rows, height, rgb, signal }: { rows: number; height: number; rgb: Float32Array; signal: AbortSignal | undefined },
+    { rows, height, bodies, rgb, signal }: {
+      rows: number;
+      height: number;
+      bodies: Bodies;
+      rgb: Float32Array;
+      signal: AbortSignal | undefined;
+    },
   ): Promise<StripMap> {
     const { from, to, norm, upsample } = layer;
     const scale = upsample ? 2 : 1;
@@ -146,6 +154,7 @@ export class StripDecoder implements Disposable {
     const session = await this.#session(layer);
     const strips: Strip[] = [];
     const moments: Moments[] = [];
+    bodies.keep(to * rows * width);
     const none = floatTensor(new Float32Array(0), [1, from, 0, map.width]);
     const zeros = floatTensor(new Float32Array(from * map.width), [1, from, 1, map.width]);
     const halo = (row: Float32Array): Tensor => floatTensor(row, [1, from, 1, map.width]);
@@ -171,13 +180,18 @@ export class StripDecoder implements Disposable {
         inputs.start = intTensor([inner ? start - 1 : start], [1]);
         inputs.end = intTensor([outer ? end + 1 : end], [1]);
       }
+      const mixtures = layerMixtures(layer, count);
+      if (mixtures) {
+        inputs.into = floatTensor(mixtures.into, [mixtures.mixed, count / scale + 2]);
+        inputs.outOf = floatTensor(mixtures.outOf, [count, mixtures.mixed]);
+      }
       if (shortcut) {
         const x = shortcut.strips[strips.length]!;
         inputs.x = floatTensor(x.body, [1, shortcut.channels, x.rows, width]);
       }
       const y = {
         rows: count,
-        body: new Float32Array(to * count * width),
+        body: bodies.take(to * count * width),
         first: new Float32Array(to * width),
         last: new Float32Array(to * width),
       };
@@ -214,7 +228,7 @@ export class StripDecoder implements Disposable {
   #session(layer: DecoderLayer): Promise<Session> {
     let session = this.#sessions.get(layer.name);
     if (!session) {
-      session = layerGraph(this.#weights, layer).then((graph) => this.#runtime.createSession(graph));
+      session = this.#runtime.createSession(layerGraph(this.#weights, layer));
       this.#sessions.set(layer.name, session);
     }
     return session;
@@ -285,6 +299,27 @@ function wholeStrip(body: Float32Array, channels: number, rows: number, width: n
     return values;
   };
   return { rows, body: body.slice(), first: row(0), last: row(rows - 1) };
+}
+
+/** Bodies of maps that nobody reads any more, for the next layer: a new one costs the system a page at a time. */
+class Bodies {
+  #spare: Float32Array[] = [];
+
+  /** Lets go of what a layer with bodies of this length cannot use. */
+  keep(length: number): void {
+    release(...this.#spare.filter((body) => body.length !== length));
+    this.#spare = this.#spare.filter((body) => body.length === length);
+  }
+
+  /** A body whose values are anything. */
+  take(length: number): Float32Array {
+    const at = this.#spare.findLastIndex((body) => body.length === length);
+    return at < 0 ? new Float32Array(length) : this.#spare.splice(at, 1)[0]!;
+  }
+
+  give(body: Float32Array): void {
+    this.#spare.push(body);
+  }
 }
 
 /** Detaching an ArrayBuffer gives its memory back. */
