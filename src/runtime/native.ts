@@ -22,6 +22,11 @@ import type { DeviceForm, DeviceSession, DeviceTensor, Residency, Runtime, Tenso
 
 /** Without these two passes an f16 or bf16 weight stays mapped and is widened as it is used (specs/onnxruntime.md A). */
 const FOLDING = "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer";
+/**
+ * Packing weights leaves as much again on the C library's heap, half a gigabyte of a decoder. Giving it back after every session
+ * would cost more, in pages taken anew, than loading does.
+ */
+const TRIM_EVERY = 2 ** 26;
 
 /** Settings of the CPU runtime. */
 export interface NativeOptions {
@@ -106,6 +111,7 @@ export class NativeRuntime implements Runtime {
   readonly download: Runtime["download"];
   /** See {@linkcode Runtime}. */
   readonly rows: Runtime["rows"];
+  #untrimmed = 0; // bytes of weights loaded since the heap was trimmed
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
@@ -213,7 +219,11 @@ export class NativeRuntime implements Runtime {
       }
       const out = pinned(new BigUint64Array(1));
       this.#api.check(await call.CreateSessionFromArray(this.#env, bytes, BigInt(bytes.length), options, out));
-      await this.#api.trimHeap(); // packing weights has left as much again on the heap: half a gigabyte of a decoder
+      this.#untrimmed += graph.weightBytes() + bytes.length;
+      if (this.#untrimmed > TRIM_EVERY) {
+        this.#untrimmed = 0;
+        await this.#api.trimHeap();
+      }
       return Deno.UnsafePointer.create(out[0]!);
     } catch (cause) {
       if (!(cause instanceof OrtError)) throw cause;

@@ -219,7 +219,7 @@ function decoded(
 }
 
 /** Pictures whose largest map has more values than this are decoded in strips: faster, and in a third of the memory. */
-const ONE_GRAPH_VALUES = 2 ** 23;
+const ONE_GRAPH_VALUES = 2 ** 22;
 
 /** How a decoder works on a device with memory of its own. */
 export interface DeviceDecoding {

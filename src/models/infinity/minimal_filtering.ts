@@ -7,8 +7,7 @@
  * - Three taps on rows doubled by nearest-neighbour upsampling: both output rows of an input row by three kernels of one row
  *   in place of four.
  *
- * In two dimensions F(4, 3) takes a quarter of the products, but its errors are five times as large and moving columns about
- * costs what is gained (bench/LOG.md).
+ * In two dimensions F(4, 3) takes a quarter of the products, but moving columns about costs what is gained (bench/LOG.md).
  *
  * @module
  */
@@ -50,15 +49,18 @@ export const FILTER_KERNELS: readonly RowKernel[] = POINTS.map(({ taps, bias }) 
  * column before, and three for the right one, which reach the column after.
  */
 export const UPSAMPLING_KERNELS: readonly [left: readonly RowKernel[], right: readonly RowKernel[]] = [
-  [[1, 0], [0, 1], [0, 1]],
-  [[1, 0], [1, 0], [0, 1]],
-].map((columns) =>
-  [[1, 0, 0], [1, 1, 1], [0, 0, 1]].map((rows, i) => ({
+  upsamplingKernels([[1, 0], [0, 1], [0, 1]]),
+  upsamplingKernels([[1, 0], [1, 0], [0, 1]]),
+];
+
+/** Three kernels, given which taps of the small row each column of taps falls on. */
+function upsamplingKernels(columns: readonly (readonly number[])[]): RowKernel[] {
+  return [[1, 0, 0], [1, 1, 1], [0, 0, 1]].map((rows, i) => ({
     width: 2,
     taps: rows.flatMap((row) => columns.flatMap((column) => column.map((tap) => row * tap))),
     bias: Number(i === 1),
-  }))
-) as unknown as [RowKernel[], RowKernel[]];
+  }));
+}
 
 /** Mixtures of a strip's rows before and after the convolutions. */
 export interface RowMixtures {
