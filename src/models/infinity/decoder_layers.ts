@@ -96,10 +96,8 @@ export function layerGraph({ tensors }: DecoderWeights, layer: DecoderLayer): Gr
   if (norm) {
     const perChannel = (input: string): Value => graph.input(input, "F32", [1, from, 1, 1]);
     const [centre, gain] = [perChannel("centre"), perChannel("gain")];
-    const bias = graph.reshape(graph.weight(tensors[`${norm}.norm.bias`]!), [1, from, 1, 1]);
-    // Centred first: trained maps lie hundreds of deviations from zero, and x gain - centre gain would lose those digits.
     parts = parts.map((part) => {
-      const y = graph.op("Add", [graph.op("Mul", [graph.op("Sub", [part, centre]), gain]), bias]);
+      const y = graph.op("Mul", [graph.op("Sub", [part, centre]), gain]);
       return graph.op("QuickGelu", [y], { alpha: { float: 1 } }, MICROSOFT); // y * sigmoid(y) in one pass
     });
   }
