@@ -13,7 +13,7 @@ const LAYERS: readonly [RegExp, number][] = [
   [/^src\/(png_band|tasks|worker)\.ts$/, 2],
   [/^src\/(kernels|methods|text|runtime)\//, 2],
   [/^src\/(graph|checkpoint)\//, 1],
-  [/^(src\/core\.ts$|core_rs\/)/, 1],
+  [/^(src\/core(\.ts$|\/)|core_rs\/)/, 1],
   [/^src\/errors\.ts$/, 0],
 ];
 
