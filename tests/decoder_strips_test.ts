@@ -81,24 +81,10 @@ Deno.test("groupNorm() puts pieces together as if they were one", () => {
     const squares = part.reduce((sum, value) => sum + (value - mean) ** 2, 0);
     return { count: part.length, mean: Float32Array.of(mean), squares: Float32Array.of(squares) };
   };
-  const one = groupNorm([piece(0, 60)], Float32Array.of(1), Float32Array.of(0), 1);
-  const three = groupNorm([piece(0, 7), piece(7, 8), piece(8, 60)], Float32Array.of(1), Float32Array.of(0), 1);
+  const one = groupNorm([piece(0, 60)], Float32Array.of(1), 1);
+  const three = groupNorm([piece(0, 7), piece(7, 8), piece(8, 60)], Float32Array.of(1), 1);
   const mean = values.reduce((sum, value) => sum + value, 0) / 60;
   const gain = 1 / Math.sqrt(values.reduce((sum, value) => sum + (value - mean) ** 2, 0) / 60);
   assert(Math.abs(one[0][0]! - mean) < 1e-4 && Math.abs(one[1][0]! / gain - 1) < 1e-4);
   assert(Math.abs(three[0][0]! - mean) < 1e-4 && Math.abs(three[1][0]! / gain - 1) < 1e-3);
-});
-
-Deno.test("groupNorm() puts the bias into the centre, also where the weight is zero", () => {
-  const pieces = [{ count: 2, mean: Float32Array.of(1, 3, 2), squares: Float32Array.of(2, 2, 2) }];
-  const [weight, bias] = [Float32Array.of(-2, 0, 1e-30), Float32Array.of(0.5, 3, -4)];
-  const [centre, gain] = groupNorm(pieces, weight, bias, 1);
-  const deviation = Math.sqrt((2 + 2 + 2 + 2 + 2) / 6); // of 0 2, 2 4 and 1 3 about 2
-  for (const x of [0, 2, 4]) {
-    for (let c = 0; c < 3; c++) {
-      const wanted = (x - 2) / deviation * weight[c]! + bias[c]!;
-      const found = Math.fround(Math.fround(x - centre[c]!) * gain[c]!);
-      assert(Math.abs(found - wanted) < 1e-5, `channel ${c} of ${x}: ${found}, not ${wanted}`);
-    }
-  }
 });

@@ -23,8 +23,8 @@ import type { DeviceForm, DeviceSession, DeviceTensor, Residency, Runtime, Tenso
 /** Without these two passes an f16 or bf16 weight stays mapped and is widened as it is used (specs/onnxruntime.md A). */
 const FOLDING = "ConstantFolding;FuseFp16InitializerToFp32NodeTransformer";
 /**
- * Packing weights leaves as much again on the C library's heap, half a gigabyte of a decoder. Giving it back after every session
- * would cost more, in pages taken anew, than loading does.
+ * Bytes of packed weights after which the heap is trimmed: packing leaves as much again on it, half a gigabyte of a decoder. After
+ * every session loading would take half as long again, in pages taken anew (bench/LOG.md).
  */
 const TRIM_EVERY = 2 ** 26;
 
@@ -111,7 +111,7 @@ export class NativeRuntime implements Runtime {
   readonly download: Runtime["download"];
   /** See {@linkcode Runtime}. */
   readonly rows: Runtime["rows"];
-  #untrimmed = 0; // bytes of weights loaded since the heap was trimmed
+  #untrimmed = 0; // bytes of weights packed since the heap was trimmed
   #open = 0; // sessions that are loading or not yet released
   #disposed = false;
 
@@ -219,7 +219,7 @@ export class NativeRuntime implements Runtime {
       }
       const out = pinned(new BigUint64Array(1));
       this.#api.check(await call.CreateSessionFromArray(this.#env, bytes, BigInt(bytes.length), options, out));
-      this.#untrimmed += graph.weightBytes() + bytes.length;
+      if (residency === "packed") this.#untrimmed += graph.weightBytes() + bytes.length;
       if (this.#untrimmed > TRIM_EVERY) {
         this.#untrimmed = 0;
         await this.#api.trimHeap();

@@ -79,8 +79,8 @@ export function decoderLayers({ codeDim, widths, blocks }: DecoderWeights): Deco
  *
  * Inputs: `body` [1, C, h, W], `top`, `bottom`, `zeroTop`, `zeroBottom` [1, C, 0 or 1, W]; `centre` and `gain` [1, C, 1, 1]
  * where there is a norm; `x` [1, C', h, W] where there is a shortcut; `start` and `end` of the rows of `body` to take where
- * there is an upsampling; `into` [m, h + 2] and `outOf` [H, m], its {@linkcode layerMixtures}. Outputs: `y`, its rows `first` and `last` [1, C, 1, W], and of every channel the `mean` and the
- * sum of `squares` of deviations from it, [C].
+ * there is an upsampling; `into` [m, h + 2] and `outOf` [H, m], its {@linkcode layerMixtures}. Outputs: `y`, its rows `first`
+ * and `last` [1, C, 1, W], and of every channel the `mean` and the sum of `squares` of deviations from it, [C].
  */
 export function layerGraph({ tensors }: DecoderWeights, layer: DecoderLayer): Graph {
   const { name, from, to, norm, upsample, shortcut } = layer;
@@ -96,14 +96,18 @@ export function layerGraph({ tensors }: DecoderWeights, layer: DecoderLayer): Gr
   if (norm) {
     const perChannel = (input: string): Value => graph.input(input, "F32", [1, from, 1, 1]);
     const [centre, gain] = [perChannel("centre"), perChannel("gain")];
+    const bias = graph.reshape(graph.weight(tensors[`${norm}.norm.bias`]!), [1, from, 1, 1]);
+    // Centred first: trained maps lie hundreds of deviations from zero, and x gain - centre gain would lose those digits.
     parts = parts.map((part) => {
-      const y = graph.op("Mul", [graph.op("Sub", [part, centre]), gain]);
+      const y = graph.op("Add", [graph.op("Mul", [graph.op("Sub", [part, centre]), gain]), bias]);
       return graph.op("QuickGelu", [y], { alpha: { float: 1 } }, MICROSOFT); // y * sigmoid(y) in one pass
     });
   }
   const padded = graph.op("Concat", [zeroTop, ...parts, zeroBottom], { axis: 2 });
-  const maps = { padded, shortcut: shortcut && graph.input("x", "F32", [1, shortcut.from, "h", "W"]) };
-  const y = mixesRows(layer) ? mixed(graph, maps, { tensors }, layer) : plain(graph, padded, { tensors }, name);
+  const convolved = mixesRows(layer)
+    ? filtered(graph, padded, { tensors }, layer)
+    : plain(graph, padded, { tensors }, name);
+  const y = shortcut ? graph.op("Add", [convolved, shortcutOf(graph, { tensors }, shortcut, to)]) : convolved;
   graph.output("y", y, "F32", [1, to, "H", "W out"]);
   const row = (start: number, end: number): Value =>
     graph.op("Slice", [y, graph.ints([start]), graph.ints([end]), graph.ints([2])]);
@@ -138,10 +142,10 @@ function plain(graph: Graph, padded: Value, { tensors }: Tensors, name: string):
   return graph.op("Conv", inputs, { kernel_shape: [3, 3], pads: [0, 1, 0, 1] });
 }
 
-/** The 3x3 convolution, after upsampling where there is one, on mixtures of rows (minimal_filtering.ts), and the shortcut. */
-function mixed(
+/** The 3x3 convolution, after upsampling where there is one, on mixtures of rows (minimal_filtering.ts). */
+function filtered(
   graph: Graph,
-  { padded, shortcut: x }: { readonly padded: Value; readonly shortcut: Value | undefined },
+  padded: Value,
   { tensors }: Tensors,
   { name, from, to, upsample, shortcut }: DecoderLayer,
 ): Value {
@@ -168,18 +172,30 @@ function mixed(
     });
     return graph.op("MatMul", [outOf, graph.op("Concat", results, { axis: 2 })]);
   }) as [Value, Value?];
-  if (right) { // columns of the two by turns
-    const last = graph.ints([-1]);
-    const pairs = [left, right].map((columns) => graph.op("Unsqueeze", [columns, last]));
-    const shape = graph.op("Concat", [graph.ints([1, to]), graph.op("Shape", [left], { start: 2, end: 3 }), last], {
-      axis: 0,
-    });
-    return graph.op("Reshape", [graph.op("Concat", pairs, { axis: -1 }), shape]);
-  }
-  if (!x) return left;
-  if (!shortcut?.conv) return graph.op("Add", [left, x]);
-  // a product of matrices: the blocked 1x1 convolution took three times as long
-  const projection = graph.reshape(graph.weight(tensors[`${shortcut.conv}.conv.weight`]!), [to, shortcut.from]);
-  const projected = graph.op("MatMul", [projection, graph.reshape(x, [1, shortcut.from, -1])]);
-  return graph.op("Add", [left, graph.op("Reshape", [projected, graph.op("Shape", [left])])]);
+  return right ? byTurns(graph, left, right, to) : left;
+}
+
+/** Columns of two maps [1, C, H, W] by turns: [1, C, H, 2 W]. */
+function byTurns(graph: Graph, left: Value, right: Value, channels: number): Value {
+  const last = graph.ints([-1]);
+  const pairs = [left, right].map((columns) => graph.op("Unsqueeze", [columns, last]));
+  const height = graph.op("Shape", [left], { start: 2, end: 3 });
+  const shape = graph.op("Concat", [graph.ints([1, channels]), height, last], { axis: 0 });
+  return graph.op("Reshape", [graph.op("Concat", pairs, { axis: -1 }), shape]);
+}
+
+/** What a residual block adds to its second convolution: its input, or a 1x1 convolution of it, whose bias that one has. */
+function shortcutOf(
+  graph: Graph,
+  { tensors }: Tensors,
+  { from, conv }: NonNullable<DecoderLayer["shortcut"]>,
+  to: number,
+): Value {
+  const x = graph.input("x", "F32", [1, from, "h", "W"]);
+  if (!conv) return x;
+  // a product of matrices: the blocked 1x1 convolution takes longer (bench/LOG.md)
+  const projection = graph.reshape(graph.weight(tensors[`${conv}.conv.weight`]!), [to, from]);
+  const projected = graph.op("MatMul", [projection, graph.reshape(x, [1, from, -1])]);
+  const shape = graph.op("Concat", [graph.ints([1, to]), graph.op("Shape", [x], { start: 2 })], { axis: 0 });
+  return graph.op("Reshape", [projected, shape]);
 }

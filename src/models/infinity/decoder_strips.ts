@@ -87,7 +87,7 @@ export class StripDecoder implements Disposable {
   readonly #layers: readonly DecoderLayer[];
   readonly #rows: typeof stripRows;
   readonly #sessions = new Map<string, Promise<Session>>();
-  readonly #norms = new Map<string, Promise<[weight: Float32Array, bias: Float32Array]>>();
+  readonly #normWeights = new Map<string, Promise<Float32Array>>();
 
   /** Takes other strips than {@linkcode stripRows} chooses, for tests. */
   constructor(weights: DecoderWeights, runtime: Runtime, rows: typeof stripRows = stripRows) {
@@ -108,7 +108,6 @@ export class StripDecoder implements Disposable {
     const rgb = new Float32Array(3 * H * W);
     let x: StripMap = { channels: codeDim, width: w, strips: [wholeStrip(latent, codeDim, h, w)], moments: [] };
     let input: StripMap | undefined; // of the residual block at hand
-    const bodies = new Bodies();
     for (const [i, layer] of this.#layers.entries()) {
       // the next layer's weights are packed while this one runs; what fails is reported when its turn comes
       if (this.#layers[i + 1]) this.#session(this.#layers[i + 1]!).catch(() => {});
@@ -117,16 +116,15 @@ export class StripDecoder implements Disposable {
       const y = await this.#run(layer, x, shortcut, {
         rows: rows[layer.level]!,
         height: H / 2 ** layer.level,
-        bodies,
         rgb,
         signal,
       });
       // What nobody reads any more goes before the next layer takes more: conv1 leaves its input for the shortcut, but for
       // the rows that only neighbours read.
       for (const { first, last } of x.strips) release(first, last);
-      if (x !== input) { for (const { body } of x.strips) bodies.give(body); }
+      if (x !== input) { for (const { body } of x.strips) release(body); }
       if (shortcut) {
-        for (const { body } of shortcut.strips) bodies.give(body);
+        for (const { body } of shortcut.strips) release(body);
         input = undefined;
       }
       x = y;
@@ -139,13 +137,7 @@ export class StripDecoder implements Disposable {
     layer: DecoderLayer,
     map: StripMap,
     shortcut: StripMap | undefined,
-    { rows, height, bodies, rgb, signal }: {
-      rows: number;
-      height: number;
-      bodies: Bodies;
-      rgb: Float32Array;
-      signal: AbortSignal | undefined;
-    },
+    { rows, height, rgb, signal }: { rows: number; height: number; rgb: Float32Array; signal: AbortSignal | undefined },
   ): Promise<StripMap> {
     const { from, to, norm, upsample } = layer;
     const scale = upsample ? 2 : 1;
@@ -154,7 +146,6 @@ export class StripDecoder implements Disposable {
     const session = await this.#session(layer);
     const strips: Strip[] = [];
     const moments: Moments[] = [];
-    bodies.keep(to * rows * width);
     const none = floatTensor(new Float32Array(0), [1, from, 0, map.width]);
     const zeros = floatTensor(new Float32Array(from * map.width), [1, from, 1, map.width]);
     const halo = (row: Float32Array): Tensor => floatTensor(row, [1, from, 1, map.width]);
@@ -191,7 +182,7 @@ export class StripDecoder implements Disposable {
       }
       const y = {
         rows: count,
-        body: bodies.take(to * count * width),
+        body: new Float32Array(to * count * width),
         first: new Float32Array(to * width),
         last: new Float32Array(to * width),
       };
@@ -217,13 +208,12 @@ export class StripDecoder implements Disposable {
 
   /** Centre and gain of every channel that carry out a group norm of the map. */
   async #normalise(norm: string, map: StripMap): Promise<[Float32Array, Float32Array]> {
-    let tensors = this.#norms.get(norm);
-    if (!tensors) {
-      const read = (name: string): Promise<Float32Array> => readTensor(this.#weights.tensors[`${norm}.norm.${name}`]!);
-      tensors = Promise.all([read("weight"), read("bias")]);
-      this.#norms.set(norm, tensors);
+    let weight = this.#normWeights.get(norm);
+    if (!weight) {
+      weight = readTensor(this.#weights.tensors[`${norm}.norm.weight`]!);
+      this.#normWeights.set(norm, weight);
     }
-    return groupNorm(map.moments, ...await tensors, this.#weights.groups);
+    return groupNorm(map.moments, await weight, this.#weights.groups);
   }
 
   #session(layer: DecoderLayer): Promise<Session> {
@@ -243,29 +233,23 @@ export class StripDecoder implements Disposable {
 }
 
 /**
- * Group norm as a centre and a gain of every channel, y = (x - centre) gain, from the moments of pieces of a map.
- *
- * The bias is part of the centre, which costs a pass over the map less. Maps may lie hundreds of deviations from zero: that is
- * why the centre goes first, y = x gain + shift would lose those digits.
+ * Group norm as a centre and a gain of every channel, y = (x - centre) gain + bias, from the moments of pieces of a map.
  *
  * @example
  * ```ts
  * import { groupNorm } from "@stagevar/stagevar/models/infinity/decoder_strips.ts";
  * import assert from "node:assert/strict";
  * const piece = { count: 2, mean: Float32Array.of(1, 3), squares: Float32Array.of(2, 2) }; // 0 2 and 2 4: mean 2, variance 2
- * const [centre, gain] = groupNorm([piece], Float32Array.of(1, 4), Float32Array.of(0, 8), 1);
- * assert(centre[0] === 2 && Math.abs(gain[1]! - 4 * Math.SQRT1_2) < 1e-5);
- * assert(Math.abs((2 - centre[1]!) * gain[1]! - 8) < 1e-5); // the mean becomes the bias
+ * const [centre, gain] = groupNorm([piece], Float32Array.of(1, 4), 1);
+ * assert(centre[1] === 2 && Math.abs(gain[1]! - 4 * Math.SQRT1_2) < 1e-5);
  * ```
  */
 export function groupNorm(
   pieces: readonly Moments[],
   weight: Float32Array,
-  bias: Float32Array,
   groups: number,
 ): [centre: Float32Array, gain: Float32Array] {
   const EPSILON = 1e-6;
-  const LEAST_GAIN = 1e-20; // of a weight of zero, which leaves the bias
   const channels = weight.length;
   const size = channels / groups;
   const centre = new Float32Array(channels), gain = new Float32Array(channels);
@@ -282,8 +266,8 @@ export function groupNorm(
     }
     const deviation = Math.sqrt(squares / count + EPSILON);
     for (let c = group * size; c < (group + 1) * size; c++) {
-      gain[c] = Math.abs(weight[c]! / deviation) < LEAST_GAIN ? LEAST_GAIN : weight[c]! / deviation;
-      centre[c] = mean - bias[c]! / gain[c]!;
+      centre[c] = mean;
+      gain[c] = weight[c]! / deviation;
     }
   }
   return [centre, gain];
@@ -306,27 +290,6 @@ function wholeStrip(body: Float32Array, channels: number, rows: number, width: n
     return values;
   };
   return { rows, body: body.slice(), first: row(0), last: row(rows - 1) };
-}
-
-/** Bodies of maps that nobody reads any more, for the next layer: a new one costs the system a page at a time. */
-class Bodies {
-  #spare: Float32Array[] = [];
-
-  /** Lets go of what a layer with bodies of this length cannot use. */
-  keep(length: number): void {
-    release(...this.#spare.filter((body) => body.length !== length));
-    this.#spare = this.#spare.filter((body) => body.length === length);
-  }
-
-  /** A body whose values are anything. */
-  take(length: number): Float32Array {
-    const at = this.#spare.findLastIndex((body) => body.length === length);
-    return at < 0 ? new Float32Array(length) : this.#spare.splice(at, 1)[0]!;
-  }
-
-  give(body: Float32Array): void {
-    this.#spare.push(body);
-  }
 }
 
 /** Detaching an ArrayBuffer gives its memory back. */

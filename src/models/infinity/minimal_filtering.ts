@@ -26,7 +26,7 @@ export interface RowKernel {
 const TILE_ROWS = 4;
 /**
  * Points of F(4, 3), one a line: a row of B^T, of G and a column of A, all scaled to integers. At 0, 3/2, -3/2, 2/3, -2/3 and
- * infinity errors are a quarter larger than without it; at the usual 0, 1, -1, 2, -2 and infinity they are twice as large.
+ * infinity errors are a quarter larger than without it; at the usual 0, 1, -1, 2, -2 and infinity they are nearly twice as large.
  */
 const POINTS = [
   { into: [36, 0, -97, 0, 36, 0], taps: [1 / 36, 0, 0], outOf: [1, 0, 0, 0], bias: 5 / 9 },
