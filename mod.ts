@@ -12,9 +12,9 @@
  */
 export * from "./src/errors.ts";
 export * from "./src/request.ts";
-export { Engine, type EngineOptions, generate, type GenerateOptions, planFor } from "./src/engine.ts";
+export { Engine, type EngineOptions, generate, type GenerateOptions } from "./src/engine.ts";
 export { VERSION } from "./src/record.ts";
-export type { EngineRequest } from "./src/prepare.ts";
+export { type EngineRequest, planFor } from "./src/prepare.ts";
 export { DEFAULT_MODEL, findModel, type FoundModel, listModels } from "./src/models/registry.ts";
 export { makePlan, type Plan, type PlanRequest, type RanksOrigin } from "./src/plan.ts";
 export type { FullStep, ReducedStep, SkipStep, Stage, Step } from "./src/step.ts";

@@ -22,6 +22,7 @@ import type { DeviceName, DtypeName, GenerateEvent, GenerateRequest } from "./re
 import { type DeviceChoice, openDevice } from "./runtime/device.ts";
 import { memoryUse } from "./runtime/memory.ts";
 import { openNative } from "./runtime/native.ts";
+import { slowInSixteenBits } from "./runtime/processor.ts";
 import type { DeviceTensor, Residency } from "./runtime/runtime.ts";
 import { type Trace, tracedRuntime } from "./runtime/trace.ts";
 import type { Grid } from "./schedule.ts";
@@ -29,11 +30,15 @@ import { blame } from "./models/infinity/damage.ts";
 import { pictureRecord } from "./record.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
 import { Prompts } from "./prompts.ts";
-import { loadTokenizer } from "./text/tokenizer.ts";
 import { Workers } from "./workers.ts";
 
 /** Threads beside this one that deflate a picture: with it, two bands of a megapixel each. */
 const PNG_THREADS = 5;
+
+/** Said of `u16` where it gains nothing. */
+const SLOW_U16 =
+  "On this processor, which has no instructions for products of bytes (VNNI), u16 takes longer than f32: " +
+  "take f32, or u8, which is less exact";
 
 /** What an engine is opened with. */
 export interface EngineOptions {
@@ -149,7 +154,9 @@ export class Engine implements Disposable {
     if (dtype === "f16" && !device.runtime.createDeviceSession) {
       device.runtime[Symbol.dispose]();
       throw new UsageError(`Device "${device.runtime.device}" has no half precision: found dtype "f16"`, {
-        hint: "Use --dtype u16 or u8, which are faster there than f32, or --device webgpu",
+        hint: `Use --dtype ${
+          slowInSixteenBits() ? "u8, which is" : "u16 or u8, which are"
+        } faster there than f32, or --device webgpu`,
       });
     }
     const quantised = dtype === "u16" || dtype === "u8" ? await openQuantised(model, dtype, { progress }) : undefined;
@@ -192,7 +199,11 @@ export class Engine implements Disposable {
       seed,
       device: this.device,
       model: { name, hash, folder },
-      notices: [...this.#device.notices, ...plan.notes],
+      notices: [
+        ...this.#device.notices,
+        ...this.#dtype === "u16" && slowInSixteenBits() ? [SLOW_U16] : [],
+        ...plan.notes,
+      ],
     };
 
     // text: the encoder is freed before the transformer is opened
@@ -376,23 +387,4 @@ export async function* generate(
   checkRequest(request);
   using engine = await Engine.open(request);
   yield* engine.generate(request, options);
-}
-
-/**
- * What a request would run, from the checkpoints' headers alone.
- *
- * @example
- * ```ts
- * import { planFor } from "@stagevar/stagevar";
- * import assert from "node:assert/strict";
- * const plan = await planFor({ prompt: "a red circle", method: "skip-fidelity" });
- * assert(plan.cost.tokenLayers < plan.vanillaCost.tokenLayers);
- * ```
- */
-export async function planFor(request: Omit<GenerateRequest, "prompt"> & { prompt?: string }): Promise<Plan> {
-  const { folder } = await findModel(request.model ?? DEFAULT_MODEL);
-  const model = await openInfinity(folder);
-  if (request.prompt === undefined) return planRequest(model, request);
-  const tokenizer = await loadTokenizer(model.textFolder);
-  return planRequest(model, request, tokenizer.encode(request.prompt).ids.length);
 }

@@ -4,10 +4,12 @@
  * @module
  */
 import { UsageError } from "./errors.ts";
-import type { InfinityModel } from "./models/infinity/model.ts";
+import { type InfinityModel, openInfinity } from "./models/infinity/model.ts";
+import { DEFAULT_MODEL, findModel } from "./models/registry.ts";
 import { makePlan, type Plan } from "./plan.ts";
 import type { GenerateRequest } from "./request.ts";
 import { chooseSchedule } from "./schedule.ts";
+import { loadTokenizer } from "./text/tokenizer.ts";
 
 /** A request as an engine takes it: what it was opened with is its own. */
 export type EngineRequest = Omit<GenerateRequest, "model" | "device" | "threads" | "dtype" | "lowMemory">;
@@ -89,4 +91,23 @@ export function planRequest(model: InfinityModel, request: Omit<EngineRequest, "
     textTokens,
     notes,
   });
+}
+
+/**
+ * What a request would run, from the checkpoints' headers alone.
+ *
+ * @example
+ * ```ts
+ * import { planFor } from "@stagevar/stagevar";
+ * import assert from "node:assert/strict";
+ * const plan = await planFor({ prompt: "a red circle", method: "skip-fidelity" });
+ * assert(plan.cost.tokenLayers < plan.vanillaCost.tokenLayers);
+ * ```
+ */
+export async function planFor(request: Omit<GenerateRequest, "prompt"> & { prompt?: string }): Promise<Plan> {
+  const { folder } = await findModel(request.model ?? DEFAULT_MODEL);
+  const model = await openInfinity(folder);
+  if (request.prompt === undefined) return planRequest(model, request);
+  const tokenizer = await loadTokenizer(model.textFolder);
+  return planRequest(model, request, tokenizer.encode(request.prompt).ids.length);
 }

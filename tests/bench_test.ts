@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { type BenchReport, describeMachine, NOT_TIMED, renderReport } from "../src/benchmark/report.ts";
 import { benchPrompt, measured, type Sample, takeSample } from "../src/benchmark/sample.ts";
 import { scaleFlops } from "../src/cost.ts";
-import { planFor } from "../src/engine.ts";
+import { planFor } from "../src/prepare.ts";
 
 const ROOT = join(import.meta.dirname!, "..");
 const MINI = join(ROOT, "tests/golden/models/mini-2b");

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { Buffer } from "node:buffer";
 import { join } from "node:path";
-import { planFor } from "../src/engine.ts";
+import { planFor } from "../src/prepare.ts";
 import { DeviceError, UsageError } from "../src/errors.ts";
 import { compile, findTarget, packingList, TARGETS } from "../tools/compile.ts";
 import { smoke } from "../tools/smoke.ts";

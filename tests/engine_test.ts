@@ -1,11 +1,13 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
-import { Engine, generate, planFor } from "../src/engine.ts";
+import { Engine, generate } from "../src/engine.ts";
 import { DeviceError, IntegrityError, ModelError, StageVarError, UsageError } from "../src/errors.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { InfinityRun } from "../src/models/infinity/run.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { openNative } from "../src/runtime/native.ts";
+import { slowInSixteenBits } from "../src/runtime/processor.ts";
+import { planFor } from "../src/prepare.ts";
 import type { GenerateEvent } from "../src/request.ts";
 import type { Span } from "../src/runtime/trace.ts";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
@@ -78,6 +80,7 @@ Deno.test("a dtype other than f32 makes its copies once, tells how far, and draw
   await withCopyOfMini2B(async (model) => {
     const told: string[] = [];
     const progress = (done: number, total: number): number => told.push(`${done}/${total}`);
+    const notices = new Map<string, string[]>();
     const logits = async (dtype: "f32" | "u16"): Promise<Float32Array> => {
       using engine = await Engine.open({ model, dtype, progress });
       let first = new Float32Array();
@@ -86,14 +89,20 @@ Deno.test("a dtype other than f32 makes its copies once, tells how far, and draw
           if (k === 0 && name === "logits") first = data.slice();
         },
       };
-      const [picture] = await Array.fromAsync(engine.generate({ ...SMALL, seed: 1 }, { tap }));
-      assert(picture);
+      const events = await Array.fromAsync(engine.generate({ ...SMALL, seed: 1 }, { tap }));
+      const start = events.find((event) => event.type === "start")!;
+      notices.set(dtype, start.notices.filter((notice) => notice.includes("u16 takes longer")));
       return first;
     };
     const [exact, close] = [await logits("f32"), await logits("u16")];
     assert.deepEqual([told.length, told.at(-1)], [256, "256/256"]);
     await logits("u16");
     assert.equal(told.length, 256);
+    assert.deepEqual(
+      [notices.get("f32")!.length, notices.get("u16")!.length],
+      [0, Number(slowInSixteenBits())],
+      "said where it gains nothing",
+    );
     const error = Math.hypot(...exact.map((value, i) => value - close[i]!)) / Math.hypot(...exact);
     assert(error > 1e-6 && error < 2.5e-4, `relative error ${error}`);
   });

@@ -23,6 +23,24 @@ export function sumsSignedBytes(cpuinfo: string = readCpuinfo()): boolean {
   return flags.some((flag) => /^(avx_vnni|avx512_vnni|amx_int8)$/.test(flag));
 }
 
+/**
+ * Whether products in sixteen bits take longer than in float32: on x86 without those instructions, 1.7 times as long
+ * (bench/results/2026-11-27-amd-epyc-avx2.md). False where the system does not say.
+ *
+ * @param cpuinfo text of Linux's /proc/cpuinfo; read from there by default
+ * @example
+ * ```ts
+ * import { slowInSixteenBits } from "@stagevar/stagevar/runtime/processor.ts";
+ * import assert from "node:assert/strict";
+ * assert(slowInSixteenBits("flags\t\t: fpu avx2 fma"));
+ * assert(!slowInSixteenBits("flags\t\t: fpu avx2 avx_vnni"));
+ * assert(!slowInSixteenBits("Features\t: fp asimd")); // not an x86
+ * ```
+ */
+export function slowInSixteenBits(cpuinfo: string = readCpuinfo()): boolean {
+  return /^flags\s*:/m.test(cpuinfo) && !sumsSignedBytes(cpuinfo);
+}
+
 function readCpuinfo(): string {
   try {
     return Deno.build.os === "linux" ? Deno.readTextFileSync("/proc/cpuinfo") : "";
