@@ -154,9 +154,7 @@ export class Engine implements Disposable {
     if (dtype === "f16" && !device.runtime.createDeviceSession) {
       device.runtime[Symbol.dispose]();
       throw new UsageError(`Device "${device.runtime.device}" has no half precision: found dtype "f16"`, {
-        hint: `Use --dtype ${
-          slowInSixteenBits() ? "u8, which is" : "u16 or u8, which are"
-        } faster there than f32, or --device webgpu`,
+        hint: "Use --dtype u8, which is faster there than f32, or --device webgpu",
       });
     }
     const quantised = dtype === "u16" || dtype === "u8" ? await openQuantised(model, dtype, { progress }) : undefined;
@@ -201,7 +199,7 @@ export class Engine implements Disposable {
       model: { name, hash, folder },
       notices: [
         ...this.#device.notices,
-        ...this.#dtype === "u16" && slowInSixteenBits() ? [SLOW_U16] : [],
+        ...this.device === "cpu" && this.#dtype === "u16" && slowInSixteenBits() ? [SLOW_U16] : [],
         ...plan.notes,
       ],
     };
