@@ -154,63 +154,89 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     const R = this.rows;
     const L = x.length / (R * C);
     const per = depth / chunks;
-    const past = this.#filled[chunk]!;
-    const shape = [R, L, C];
     const q = new Float32Array(R * L * C);
-    const modulation = (block: number): Tensor => floatTensor(this.#modulations[block]!, [R, 6, C]);
-    const placed = this.#placement(grid, L, positions);
+    const filled = this.#filled[chunk]!;
+    const parts = partsOf(R, L, this.#transformer.rowsAtOnce);
+    const table = this.#table(grid);
+    const placed = parts.map((part) => ({ ...table, positions: placement(part, L, positions) }));
     const first = chunk * per;
     const links = Array.from({ length: per + 1 }, (_, link) => ({
       leave: link > 0 ? first + link - 1 : undefined,
       enter: link < per ? first + link : undefined,
     }));
     // loaded side by side: packing a session's weights takes one thread
-    const sessions = await Promise.all(links.map(({ leave, enter }) => this.#transformer.link(leave, enter, R, L)));
+    const { rows, from, to } = parts[0]!;
+    const sessions = await Promise.all(
+      links.map(({ leave, enter }) => this.#transformer.link(leave, enter, rows.length, to - from)),
+    );
     for (const [link, { leave, enter }] of links.entries()) {
-      const inputs: Record<string, Tensor> = { x: floatTensor(x, shape) };
-      const outputs: Record<string, Tensor> = {};
-      if (leave !== undefined) {
-        inputs.leaving = modulation(leave);
-        inputs.q = floatTensor(q, shape);
-        this.#rows.forEach(({ text, keys, values }, r) => {
-          const cached = (buffer: Float32Array): Tensor =>
-            floatTensor(buffer.subarray(0, (past + L) * C), [1, past + L, C]);
-          const words = (data: Float32Array): Tensor => floatTensor(data, [1, text.tokens, C]);
-          inputs[`keys.${r}`] = cached(keys[leave]!);
-          inputs[`values.${r}`] = cached(values[leave]!);
-          inputs[`textKeys.${r}`] = words(text.keys[leave]!);
-          inputs[`textValues.${r}`] = words(text.values[leave]!);
-        });
-        outputs.x_out = floatTensor(x, shape);
+      for (const [index, part] of parts.entries()) {
+        const inputs: Record<string, Tensor> = { x: this.#of(part, x, L) };
+        const outputs: Record<string, Tensor> = {};
+        if (leave !== undefined) {
+          inputs.leaving = this.#modulation(part, leave);
+          inputs.q = this.#of(part, q, L);
+          this.#cached(part, leave, filled + L, inputs);
+          outputs.x_out = inputs.x!;
+        }
+        if (enter !== undefined) {
+          Object.assign(inputs, placed[index], { entering: this.#modulation(part, enter) });
+          outputs.query = this.#of(part, q, L);
+          this.#joining(part, enter, filled, outputs);
+        }
+        await sessions[link]!.run(inputs, outputs, signal);
       }
-      if (enter !== undefined) {
-        Object.assign(inputs, placed, { entering: modulation(enter) });
-        outputs.query = floatTensor(q, shape);
-        this.#rows.forEach(({ keys, values }, r) => {
-          const next = (buffer: Float32Array): Tensor =>
-            floatTensor(buffer.subarray(past * C, (past + L) * C), [1, L, C]);
-          outputs[`key.${r}`] = next(keys[enter]!);
-          outputs[`value.${r}`] = next(values[enter]!);
-        });
-      }
-      await sessions[link]!.run(inputs, outputs, signal);
     }
-    this.#filled[chunk] = past + L;
+    this.#filled[chunk] = filled + L;
     return x;
   }
 
-  /** Places L tokens a row: `positions` into the tables `cos` and `sin` of the grid. */
-  #placement(grid: Grid, L: number, rows?: HostIndices): { positions: Tensor; cos: Tensor; sin: Tensor } {
+  /** A part of x [R, L, C]. */
+  #of({ rows, from, to }: Part, x: Float32Array, L: number): Tensor {
+    const C = this.#transformer.weights.dims.width;
+    const at = (row: number, token: number): number => (row * L + token) * C;
+    return floatTensor(x.subarray(at(rows[0]!, from), at(rows.at(-1)!, to)), [rows.length, to - from, C]);
+  }
+
+  /** The adaLN vectors of a part's rows in one block. */
+  #modulation({ rows }: Part, block: number): Tensor {
+    const { width: C } = this.#transformer.weights.dims;
+    const all = this.#modulations[block]!;
+    return floatTensor(all.subarray(rows[0]! * 6 * C, (rows.at(-1)! + 1) * 6 * C), [rows.length, 6, C]);
+  }
+
+  /** What a part's rows attend to in one block: the first `tokens` of their caches, and their texts. */
+  #cached({ rows }: Part, block: number, tokens: number, inputs: Record<string, Tensor>): void {
+    const { width: C } = this.#transformer.weights.dims;
+    for (const [r, row] of rows.entries()) {
+      const { text, keys, values } = this.#rows[row]!;
+      const cached = (buffer: Float32Array): Tensor => floatTensor(buffer.subarray(0, tokens * C), [1, tokens, C]);
+      const words = (data: Float32Array): Tensor => floatTensor(data, [1, text.tokens, C]);
+      inputs[`keys.${r}`] = cached(keys[block]!);
+      inputs[`values.${r}`] = cached(values[block]!);
+      inputs[`textKeys.${r}`] = words(text.keys[block]!);
+      inputs[`textValues.${r}`] = words(text.values[block]!);
+    }
+  }
+
+  /** Where the keys and values of a part join the caches of one block, which hold `filled` tokens. */
+  #joining({ rows, from, to }: Part, block: number, filled: number, outputs: Record<string, Tensor>): void {
+    const { width: C } = this.#transformer.weights.dims;
+    for (const [r, row] of rows.entries()) {
+      const { keys, values } = this.#rows[row]!;
+      const next = (buffer: Float32Array): Tensor =>
+        floatTensor(buffer.subarray((filled + from) * C, (filled + to) * C), [1, to - from, C]);
+      outputs[`key.${r}`] = next(keys[block]!);
+      outputs[`value.${r}`] = next(values[block]!);
+    }
+  }
+
+  /** Rotation tables `cos` and `sin` of a grid, [M, hd/2]. */
+  #table(grid: Grid): { cos: Tensor; sin: Tensor } {
     const { width, heads } = this.#transformer.weights.dims;
-    const R = this.rows;
     if (this.#rope?.grid !== grid) this.#rope = { grid, ...ropeTable(grid, this.#last1M, width / heads) };
     const { cos, sin, rows: tokens, pairs } = this.#rope;
-    const placed = rows?.flatMap((own) => [...own]);
-    return {
-      positions: placed ? intTensor(placed, [R, L]) : intTensor([0], [1]),
-      cos: floatTensor(cos, [tokens, pairs]),
-      sin: floatTensor(sin, [tokens, pairs]),
-    };
+    return { cos: floatTensor(cos, [tokens, pairs]), sin: floatTensor(sin, [tokens, pairs]) };
   }
 
   /** Logits of every bit, class 1 minus class 0, [R, L, d_tok]. */
@@ -227,6 +253,47 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     );
     return logits;
   }
+}
+
+/** Batch rows, and a range of their tokens, that go through a link's graph together. */
+export interface Part {
+  /** Batch rows, one after the other. */
+  readonly rows: readonly number[];
+  /** First token. */
+  readonly from: number;
+  /** The token after the last one. */
+  readonly to: number;
+}
+
+/**
+ * Parts of R batch rows of L tokens with no more than `most` of them each: as many whole batch rows as fit, as many in each
+ * part, or slices of one, of about the same size. Tokens of a scale see each other's keys, never more: between two links
+ * they need not be together.
+ *
+ * @example
+ * ```ts
+ * import { partsOf } from "@stagevar/stagevar/models/infinity/run.ts";
+ * import assert from "node:assert/strict";
+ * assert.deepEqual(partsOf(2, 512, 1024), [{ rows: [0, 1], from: 0, to: 512 }]);
+ * assert.deepEqual(partsOf(2, 1600, 1024).at(-1), { rows: [1], from: 800, to: 1600 });
+ * ```
+ */
+export function partsOf(R: number, L: number, most: number): Part[] {
+  let together = Math.min(R, Math.max(1, Math.floor(most / L)));
+  while (R % together !== 0) together--; // or some parts would want graphs of their own
+  const slices = Math.max(1, Math.ceil(L / most));
+  const cut = (slice: number): number => Math.round(slice * L / slices);
+  return Array.from({ length: R / together * slices }, (_, part) => {
+    const [group, slice] = [Math.floor(part / slices), part % slices];
+    const rows = Array.from({ length: together }, (_, row) => group * together + row);
+    return { rows, from: cut(slice), to: cut(slice + 1) };
+  });
+}
+
+/** Token of the grid that each token of a part sits at, [rows, to - from]; or the first one's, which the others follow. */
+function placement({ rows, from, to }: Part, L: number, positions?: HostIndices): Tensor {
+  if (!positions) return intTensor([from], [1]);
+  return intTensor(rows.flatMap((row) => [...positions[row]!.subarray(from, to)]), [rows.length, to - from]);
 }
 
 function gibibytes(bytes: number): string {

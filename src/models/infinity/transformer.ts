@@ -28,6 +28,12 @@ import type { InfinityWeights } from "./weights.ts";
 /** Tokens of null texts, all lengths together, that stay on a device: a token is a quarter of a megabyte of a 2B model. */
 const KEPT_NULL_TOKENS = 1024;
 
+/**
+ * Rows that go through mapped weights together: with 8192 a product of ONNX Runtime's takes half as long again, because what it
+ * adds to then is not in the second-level cache any more (bench/LOG.md).
+ */
+const ROWS_AT_ONCE = 1024;
+
 /** Keys and values of a text for every block's cross attention, and what the pooled text conditions. */
 export interface EncodedText<T = Float32Array> {
   /** Text tokens T. */
@@ -56,12 +62,16 @@ export interface TransformerOptions {
   readonly half?: boolean | undefined;
   /** Where weights live. Default: packed where the model is small or runs on copies, else mapped. */
   readonly residency?: Residency | undefined;
+  /** Rows that go through the blocks together in host memory. Default: 1024 where float32 weights are mapped, else all. */
+  readonly rowsAtOnce?: number | undefined;
 }
 
 /** The transformer of one model, loaded on one runtime. */
 export class InfinityTransformer implements Disposable {
   /** Weights and dimensions. */
   readonly weights: InfinityWeights;
+  /** Rows that go through the blocks together in host memory. */
+  readonly rowsAtOnce: number;
   readonly #runtime: Runtime;
   readonly #folded: FoldedWeights;
   readonly #quantised: QuantisedLookup | undefined;
@@ -79,7 +89,7 @@ export class InfinityTransformer implements Disposable {
     weights: InfinityWeights,
     runtime: Runtime,
     folded: FoldedWeights,
-    { quantised, half, residency }: TransformerOptions,
+    { quantised, half, residency, rowsAtOnce }: TransformerOptions,
   ) {
     this.weights = weights;
     this.#runtime = runtime;
@@ -90,6 +100,8 @@ export class InfinityTransformer implements Disposable {
     const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
     this.#residency = residency ?? residencyOf(elements);
     this.#blockResidency = residency ?? (quantised ? "packed" : this.#residency);
+    const slices = runtime.device === "cpu" && this.#residency === "mapped" && !quantised;
+    this.rowsAtOnce = rowsAtOnce ?? (slices ? ROWS_AT_ONCE : Infinity);
   }
 
   /** Reads the few weights that are folded into graphs; sessions are created when they are first used. */
