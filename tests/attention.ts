@@ -1,4 +1,5 @@
-import { Graph, type GraphForm } from "../src/graph/graph.ts";
+import type { GraphForm } from "../src/graph/form.ts";
+import { Graph } from "../src/graph/graph.ts";
 import { floatTensor, type Runtime } from "../src/runtime/runtime.ts";
 
 const [HEADS, WIDTH, KEYS] = [2, 32, 70];

@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
-import { type Attributes, Graph, type GraphForm, type Value } from "../src/graph/graph.ts";
+import type { GraphForm } from "../src/graph/form.ts";
+import { type Attributes, Graph, type Value } from "../src/graph/graph.ts";
 import { decoderGraph, readDecoderWeights } from "../src/models/infinity/decoder.ts";
 import { decodedFused, fitsFusedDecoder } from "../src/models/infinity/decoder_fused.ts";
 import { decodedNhwc, fitsNhwc } from "../src/models/infinity/decoder_nhwc.ts";

@@ -17,6 +17,7 @@ import {
   type NodeMessage,
   type ValueMessage,
 } from "./onnx_proto.ts";
+import type { GraphForm } from "./form.ts";
 
 /** A value inside one graph: an input, a constant or an operator's output. */
 export interface Value {
@@ -56,40 +57,6 @@ export interface EightBitWeight {
   readonly scale: TensorRef;
   /** What rounding to `weight` left over, in units of scale / 254; with it the weight has sixteen bits. */
   readonly low?: TensorRef | undefined;
-}
-
-/**
- * Most rows of x at which a linear layer with weights in their file is quicker as W x^T: MatMul packs its right operand at
- * every call, and W is the larger one by far. At 8 rows it takes half the time, at 72 the same (bench/LOG.md).
- */
-export const FEW_ROWS = 64;
-
-/** Rows that the linear layers of a graph see: at most {@linkcode FEW_ROWS}, with weights in their files, or any number. */
-export type RowCount = "few" | "many";
-
-/** Forms of a graph that compute the same. */
-export interface GraphForm {
-  /** Default `many`. */
-  readonly rows?: RowCount;
-  /**
-   * One operator (the default), whose flash kernel keeps no scores; or products and softmax one by one, for devices whose
-   * kernel is wrong (runtime/attention_probe.ts).
-   */
-  readonly attention?: "fused" | "plain";
-  /**
-   * Whether a norm's scale and shift, one of each a batch row, go into the operator, or are two more passes: the default, for
-   * devices whose operator takes one for all rows.
-   */
-  readonly norms?: "rowwise" | "apart";
-  /**
-   * Half precision of a block: `products` alone, between rows scaled for it ({@linkcode Graph.halfLinear}), or the whole
-   * `block`, attention included, but for residuals and norms. Default: none.
-   */
-  readonly half?: "products" | "block" | undefined;
-  /** How the decoder's maps lie: channels first, the default, or last, in operators that only CUDA has. */
-  readonly maps?: "channels first" | "channels last" | undefined;
-  /** Whether what lies between products may be operators of our own (runtime/fused_ops.ts). Default: no. */
-  readonly fused?: boolean | undefined;
 }
 
 /** Domain of ONNX Runtime's own operators (MultiHeadAttention, FastGelu, RotaryEmbedding). */

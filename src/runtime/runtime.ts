@@ -6,7 +6,8 @@
  *
  * @module
  */
-import type { Graph, GraphForm } from "../graph/graph.ts";
+import type { GraphForm } from "../graph/form.ts";
+import type { Graph } from "../graph/graph.ts";
 
 /** A float32 tensor in host memory. */
 export interface FloatTensor {

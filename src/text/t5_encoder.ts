@@ -9,7 +9,8 @@ import { join } from "node:path";
 import { openCheckpoint } from "../checkpoint/open.ts";
 import { type Expected, matchTensors, type TensorRef } from "../checkpoint/source.ts";
 import { ModelError } from "../errors.ts";
-import { FEW_ROWS, Graph, type GraphForm, MICROSOFT, type RowCount, type Value } from "../graph/graph.ts";
+import { FEW_ROWS, type GraphForm, type RowCount } from "../graph/form.ts";
+import { Graph, MICROSOFT, type Value } from "../graph/graph.ts";
 import { DeviceMemory } from "../runtime/device_memory.ts";
 import {
   type DeviceSession,

@@ -7,7 +7,8 @@
 import { toUint8 } from "../../core.ts";
 import { type Expected, matchTensors, type TensorRef, TensorSource } from "../../checkpoint/source.ts";
 import { DeviceError, ModelError } from "../../errors.ts";
-import { Graph, type GraphForm, type Value } from "../../graph/graph.ts";
+import type { GraphForm } from "../../graph/form.ts";
+import { Graph, type Value } from "../../graph/graph.ts";
 import { ELEMENT } from "../../graph/onnx_proto.ts";
 import {
   type DeviceSession,

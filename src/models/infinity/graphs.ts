@@ -10,7 +10,8 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { batchRows, Graph, type GraphForm, type Value } from "../../graph/graph.ts";
+import type { GraphForm } from "../../graph/form.ts";
+import { batchRows, Graph, type Value } from "../../graph/graph.ts";
 import type { ElementName } from "../../graph/onnx_proto.ts";
 import {
   attentionCaches,

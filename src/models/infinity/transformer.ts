@@ -14,7 +14,8 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
-import { FEW_ROWS, type Graph, type GraphForm, type RowCount } from "../../graph/graph.ts";
+import { FEW_ROWS, type GraphForm, type RowCount } from "../../graph/form.ts";
+import type { Graph } from "../../graph/graph.ts";
 import { DeviceMemory } from "../../runtime/device_memory.ts";
 import type { FoldedWeights } from "./block.ts";
 import { fitsFused } from "./fused_block.ts";
