@@ -158,7 +158,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     const filled = this.#filled[chunk]!;
     const parts = partsOf(R, L, this.#transformer.rowsAtOnce);
     const table = this.#table(grid);
-    const placed = parts.map((part) => ({ ...table, positions: placement(part, L, positions) }));
+    const placed = parts.map((part) => ({ ...table, positions: placement(part, positions) }));
     const first = chunk * per;
     const links = Array.from({ length: per + 1 }, (_, link) => ({
       leave: link > 0 ? first + link - 1 : undefined,
@@ -291,7 +291,7 @@ export function partsOf(R: number, L: number, most: number): Part[] {
 }
 
 /** Token of the grid that each token of a part sits at, [rows, to - from]; or the first one's, which the others follow. */
-function placement({ rows, from, to }: Part, L: number, positions?: HostIndices): Tensor {
+function placement({ rows, from, to }: Part, positions?: HostIndices): Tensor {
   if (!positions) return intTensor([from], [1]);
   return intTensor(rows.flatMap((row) => [...positions[row]!.subarray(from, to)]), [rows.length, to - from]);
 }

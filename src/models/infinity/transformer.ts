@@ -30,8 +30,8 @@ import type { InfinityWeights } from "./weights.ts";
 const KEPT_NULL_TOKENS = 1024;
 
 /**
- * Rows that go through mapped weights together: with 8192 a product of ONNX Runtime's takes half as long again, because what it
- * adds to then is not in the second-level cache any more (bench/LOG.md).
+ * Rows that go through mapped weights together. A product of 8192 rows, which has no room in the second-level cache for what it
+ * adds to, was measured to take 1.3 to 1.5 times as long as its parts (bench/LOG.md).
  */
 const ROWS_AT_ONCE = 1024;
 
@@ -63,7 +63,7 @@ export interface TransformerOptions {
   readonly half?: boolean | undefined;
   /** Where weights live. Default: packed where the model is small or runs on copies, else mapped. */
   readonly residency?: Residency | undefined;
-  /** Rows that go through the blocks together in host memory. Default: 1024 where float32 weights are mapped, else all. */
+  /** Rows that go through the blocks together in host memory. Default: 1024 on the CPU where float32 weights are mapped, else all. */
   readonly rowsAtOnce?: number | undefined;
 }
 
