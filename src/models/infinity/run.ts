@@ -267,8 +267,8 @@ export interface Part {
 
 /**
  * Parts of R batch rows of L tokens with no more than `most` of them each: as many whole batch rows as fit, as many in each
- * part, or slices of one, of about the same size. Tokens of a scale see each other's keys, never more: between two links
- * they need not be together.
+ * part, or slices of one, of about the same size. Within a link tokens meet in the cached keys and values alone, which the
+ * link before has left: they need not go through it together.
  *
  * @example
  * ```ts
