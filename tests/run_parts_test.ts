@@ -6,9 +6,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openInfinity } from "../src/models/infinity/model.ts";
-import { InfinityRun, partsOf } from "../src/models/infinity/run.ts";
+import { partsOf } from "../src/models/infinity/parts.ts";
+import { InfinityRun } from "../src/models/infinity/run.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { openNative } from "../src/runtime/native.ts";
+import type { Residency } from "../src/runtime/runtime.ts";
 import { MODELS } from "./mini_models.ts";
 
 Deno.test("parts hold every token of every batch row once, and no more than they may", () => {
@@ -35,6 +37,16 @@ Deno.test("a part is as many whole batch rows as fit, or else a slice that is no
   assert.deepEqual(partsOf(32, 64, 1024).length, 2);
   assert.deepEqual(partsOf(6, 250, 1024).map(({ rows }) => rows), [[0, 1, 2], [3, 4, 5]]);
   assert.deepEqual(partsOf(1, 1025, 1024).map(({ from, to }) => to - from), [513, 512]);
+});
+
+Deno.test("weights that are mapped are gone through in parts by default, packed ones at once", async () => {
+  const model = await openInfinity(join(MODELS, "mini-2b"));
+  using runtime = openNative();
+  const rows = async (residency: Residency): Promise<number> => {
+    using transformer = await InfinityTransformer.open(model.transformer, runtime, { residency });
+    return transformer.rowsAtOnce;
+  };
+  assert.deepEqual([await rows("mapped"), await rows("packed")], [1024, Infinity]);
 });
 
 Deno.test("blocks give the same in parts as at once: whole scales, chosen tokens, and the cache that both leave", async () => {

@@ -31,7 +31,7 @@ const KEPT_NULL_TOKENS = 1024;
 
 /**
  * Rows that go through mapped weights together. A product of 8192 rows, which has no room in the second-level cache for what it
- * adds to, was measured to take 1.3 to 1.5 times as long as its parts (bench/LOG.md).
+ * adds to, was measured to take about 1.5 times as long as its parts (bench/LOG.md).
  */
 const ROWS_AT_ONCE = 1024;
 
@@ -101,8 +101,8 @@ export class InfinityTransformer implements Disposable {
     const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
     this.#residency = residency ?? residencyOf(elements);
     this.#blockResidency = residency ?? (quantised ? "packed" : this.#residency);
-    const slices = runtime.device === "cpu" && this.#residency === "mapped" && !quantised;
-    this.rowsAtOnce = rowsAtOnce ?? (slices ? ROWS_AT_ONCE : Infinity);
+    const inParts = runtime.device === "cpu" && this.#residency === "mapped" && !quantised;
+    this.rowsAtOnce = rowsAtOnce ?? (inParts ? ROWS_AT_ONCE : Infinity);
   }
 
   /** Reads the few weights that are folded into graphs; sessions are created when they are first used. */
