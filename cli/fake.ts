@@ -4,6 +4,7 @@
  * @module
  */
 import { UsageError } from "../src/errors.ts";
+import type { FakeOptions } from "../src/models/fake_writer.ts";
 import type { Arguments, Command } from "./command.ts";
 import type { Context } from "./context.ts";
 import { nearest } from "./nearest.ts";
@@ -11,7 +12,9 @@ import { Progress } from "./progress.ts";
 import { wholeFlag } from "./request_flags.ts";
 import { byteCount, duration } from "./term.ts";
 
-const MODELS = ["infinity-2b", "infinity-8b", "infinity-125m"] as const;
+const INFINITY = ["infinity-2b", "infinity-8b", "infinity-125m"] as const;
+const STAR = ["star-1.7b", "star-512", "star-256"] as const;
+const MODELS = [...INFINITY, ...STAR];
 const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16" } as const;
 const DTYPE_NAMES = Object.keys(DTYPES) as (keyof typeof DTYPES)[];
 
@@ -25,10 +28,10 @@ export const command: Command = {
   ],
   words: { min: 2, max: 2, name: "MODEL and DIR" },
   details:
-    `Names, shapes and files are those of the official downloads, the T5-XL text encoder and the VAE's decoder included, so
-that speed and memory, which do not depend on the values, can be measured without them. The pictures are noise.
-In bf16, infinity-2b takes 7 GB, infinity-8b 19 GB and infinity-125m 3 GB. The downloads are f32: other types are widened
-when they are used, which takes memory and time of its own.`,
+    `Names, shapes and files are those of the official downloads, the text encoder (T5-XL; CLIP for star) and the VAE's
+decoder included, so that speed and memory, which do not depend on the values, can be measured without them. The pictures
+are noise. In bf16, infinity-2b takes 7 GB, infinity-8b 19 GB, infinity-125m 3 GB and each star 4 GB. The downloads are f32:
+other types are widened when they are used, which takes memory and time of its own.`,
   run,
 };
 
@@ -37,13 +40,13 @@ async function run(context: Context, args: Arguments): Promise<void> {
   const folder = args.words[1]!;
   const dtype = DTYPES[choice('Flag "--dtype"', args.value("dtype")?.text ?? "bf16", DTYPE_NAMES)];
   const seed = wholeFlag(args, "seed", 0, 2 ** 32 - 1) ?? 0;
-  const { FAKE_MODELS, writeFake } = await import("../src/models/infinity/fake.ts");
+  const write = await writer(name);
   const progress = new Progress(context, args.on("quiet"));
   const started = performance.now();
   let bytes = 0;
   let current: string | undefined;
   try {
-    await writeFake(folder, FAKE_MODELS[name], {
+    await write(folder, {
       dtype,
       seed,
       force: args.on("force"),
@@ -60,6 +63,17 @@ async function run(context: Context, args: Arguments): Promise<void> {
     progress.finish();
   }
   context.stdout.write(`${folder}\n`);
+}
+
+/** Writes the model of that name, of whichever family. */
+async function writer(name: typeof MODELS[number]): Promise<(folder: string, options: FakeOptions) => Promise<void>> {
+  const star = STAR.find((one) => one === name);
+  if (star !== undefined) {
+    const { FAKE_STAR_MODELS, writeFakeStar } = await import("../src/models/star/fake.ts");
+    return (folder, options) => writeFakeStar(folder, FAKE_STAR_MODELS[star], options);
+  }
+  const { FAKE_MODELS, writeFake } = await import("../src/models/infinity/fake.ts");
+  return (folder, options) => writeFake(folder, FAKE_MODELS[name as typeof INFINITY[number]], options);
 }
 
 function choice<T extends string>(what: string, value: string, names: readonly T[]): T {

@@ -17,6 +17,8 @@ const MAX_PROMPT = 65_536;
 const MAX_BATCH = 64;
 const MAX_SIDE = 65_536;
 const MAX_THREADS = 1024;
+/** Far above any codebook. */
+const MAX_CODES = 1 << 24;
 const DTYPES: readonly DtypeName[] = ["f32", "f16", "u16", "u8"];
 const DEVICES: readonly DeviceName[] = ["auto", "cpu", "cuda", "webgpu", "wasm"];
 
@@ -37,7 +39,8 @@ export const REQUEST_FLAGS: readonly Flag[] = [
   { name: "pixels", value: PIXEL_BUDGETS.join("|"), help: "Pixel budget. Default: what the model was trained for" },
   { name: "cfg-scale", value: "N[,N...]", help: "Guidance, one number or one a scale" },
   { name: "tau", value: "N[,N...]", help: "Temperature, one number or one a scale" },
-  { name: "top-p", value: "P", help: "Nucleus threshold from 0 to 1. Default: 0.97" },
+  { name: "top-p", value: "P", help: "Nucleus threshold from 0 to 1. Default: the model's (infinity 0.97, star 0.8)" },
+  { name: "top-k", value: "N", help: "Draw from the N most likely codes, 0 for all (star). Default: 600" },
   { name: "method", value: "NAME", help: "Acceleration. Default: stagevar where ranks are known, else vanilla" },
   { name: "method-option", value: "K=V", repeats: true, help: "An option of the method, as alpha=0.96,0,0" },
   { name: "device", value: DEVICES.join("|"), env: true, help: "Where to run. Default: auto" },
@@ -148,6 +151,7 @@ const CHECKS: { readonly [K in keyof GenerateRequest]-?: Check<NonNullable<Gener
   cfgScale: oneOrList(real("a number or a list of numbers", () => true)),
   tau: oneOrList(real("a number of 0 or more, or a list of them", (number) => number >= 0)),
   topP: real("a number from 0 to 1", (number) => number >= 0 && number <= 1),
+  topK: whole(0, MAX_CODES),
   method: text,
   methodOptions: options,
   device: oneOf(DEVICES),

@@ -7,6 +7,7 @@
  *
  * @module
  */
+export * from "./core/codes.ts";
 export * from "./core/maps.ts";
 export * from "./core/rows.ts";
 export { gaussians, gumbels, type Purpose, type Stream, streamWords, uniforms } from "./core/streams.ts";

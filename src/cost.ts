@@ -16,7 +16,7 @@ export interface ModelShape {
   /** Name shown to people, as in model.json. */
   name: string;
   /** Model family. */
-  family: "infinity";
+  family: "infinity" | "star";
   /** C, channels of a token. */
   width: number;
   /** Blocks. */
@@ -29,7 +29,7 @@ export interface ModelShape {
   ffn: number;
   /** d, bits of a cell of the latent. */
   codeDim: number;
-  /** d_tok, bits of a token: d, or 4d with patchify. */
+  /** d_tok, bits of a token: d, or 4d with patchify; of STAR, codes of the codebook. */
   tokenDim: number;
   /** Channels of the text encoder's output. */
   textDim: number;
@@ -37,6 +37,8 @@ export interface ModelShape {
   patchify: boolean;
   /** Side of a token in pixels. */
   pixelsPerToken: number;
+  /** Sides of the scales where the checkpoint fixes them. */
+  sides?: readonly number[];
   /** Decoder operations a pixel, from {@linkcode decoderFlopsPerPixel}; absent when unknown. */
   decoderFlopsPerPixel?: number;
   /** Hash of the checkpoint, compared with that of calibrated ranks; absent when unknown. */
@@ -114,7 +116,8 @@ export interface CostRequest {
  * ```
  */
 export function planCost({ shape, grids, steps, textTokens }: CostRequest): Cost {
-  const { width: C, depth, chunks, ffn, tokenDim } = shape;
+  const { width: C, depth, chunks, ffn, codeDim, tokenDim, textDim } = shape;
+  const star = shape.family === "star"; // cross attention of one row serves both (star.md §6, Q1)
   const layers = depth / chunks;
   const keys = new Array<number>(chunks).fill(0); // cached self-attention tokens of each chunk's blocks, a row
   const scales = grids.map((grid, k): ScaleCost => {
@@ -124,19 +127,22 @@ export function planCost({ shape, grids, steps, textTokens }: CostRequest): Cost
     if (step.kind === "skip") return { rows: 0, tokens: [], tokenLayers: 0, flops };
     const rows = step.rows === "both" ? 2 : 1;
     const embedded = step.kind === "reduced" && step.reduce === "cache" ? 0 : L;
-    flops.ends = rows * 2 * C * tokenDim * (embedded + 2 * L); // the head has two outputs a bit
+    // Infinity's head has two outputs a bit
+    flops.ends = rows * 2 * C * (star ? codeDim * embedded + tokenDim * L : tokenDim * (embedded + 2 * L));
     const tokens = step.kind === "full" ? keys.map(() => L) : step.ranks;
     tokens.forEach((n, chunk) => {
       keys[chunk]! += n;
       // qkv 6, proj 2, cross q 2, cross proj 2 times C^2; the feed-forward layer 4 C ffn
-      flops.linear += rows * layers * n * (12 * C * C + 4 * C * ffn);
+      const crossing = star ? 1 : rows;
+      flops.linear += layers * n * (rows * (8 * C * C + 4 * C * ffn) + crossing * 4 * C * C);
       flops.selfAttention += rows * layers * 4 * C * n * keys[chunk]!;
-      flops.crossAttention += rows * layers * 4 * C * n * textTokens;
+      flops.crossAttention += crossing * layers * 4 * C * n * textTokens;
       if (step.kind === "reduced" && step.reduce === "project") flops.projection += rows * 2 * n * L * C;
     });
     return { rows, tokens, tokenLayers: rows * layers * sum(tokens), flops };
   });
-  const textKeysValues = Math.max(0, ...scales.map(({ rows }) => rows)) * depth * 4 * C * C * textTokens;
+  const texts = Math.max(0, ...scales.map(({ rows }) => rows)) * depth * textTokens;
+  const textKeysValues = texts * 4 * C * (star ? textDim : C);
   const last = grids.at(-1)!;
   const pixels = last.h * last.w * shape.pixelsPerToken ** 2;
   return {

@@ -9,27 +9,22 @@
 import { Clock } from "./clock.ts";
 import { UsageError } from "./errors.ts";
 import { pngText } from "./metadata.ts";
-import { beginRun, type LoopTensor } from "./models/infinity/device_run.ts";
-import { Decoder } from "./models/infinity/decoder.ts";
-import { type InfinityModel, openInfinity } from "./models/infinity/model.ts";
-import { openQuantised, type QuantisedLookup } from "./models/infinity/quantised.ts";
-import { InfinityTransformer } from "./models/infinity/transformer.ts";
+import { InfinityPainter } from "./models/infinity/painter.ts";
+import { openQuantised } from "./models/infinity/quantised.ts";
+import { type Model, openModel } from "./models/open.ts";
+import type { LoopTensor, Painter } from "./models/painter.ts";
 import { DEFAULT_MODEL, findModel } from "./models/registry.ts";
+import { StarPainter } from "./models/star/painter.ts";
 import { cacheCapacity, drawScales, NotANumberError, type Tap } from "./pipeline.ts";
 import type { Plan } from "./plan.ts";
 import { encodePng, type RgbImage } from "./png.ts";
 import type { DeviceName, DtypeName, GenerateEvent, GenerateRequest } from "./request.ts";
 import { type DeviceChoice, openDevice } from "./runtime/device.ts";
 import { memoryUse } from "./runtime/memory.ts";
-import { openNative } from "./runtime/native.ts";
 import { slowInSixteenBits } from "./runtime/processor.ts";
-import type { DeviceTensor, Residency } from "./runtime/runtime.ts";
 import { type Trace, tracedRuntime } from "./runtime/trace.ts";
-import type { Grid } from "./schedule.ts";
-import { blame } from "./models/infinity/damage.ts";
 import { pictureRecord } from "./record.ts";
 import { checkRequest, type EngineRequest, MAX_SEED, planRequest } from "./prepare.ts";
-import { Prompts } from "./prompts.ts";
 import { Workers } from "./workers.ts";
 
 /** Threads beside this one that deflate a picture: with it, two bands of a megapixel each. */
@@ -86,44 +81,31 @@ export interface GenerateOptions {
  */
 export class Engine implements Disposable {
   /** The opened model: names, shapes, references. */
-  readonly model: InfinityModel;
+  readonly model: Model;
   readonly #device: DeviceChoice;
   readonly #dtype: DtypeName;
   readonly #asked: DtypeName | undefined; // what a picture of this engine is to be drawn with again
-  readonly #quantised: QuantisedLookup | undefined;
-  readonly #residency: Residency | undefined;
+  readonly #frugal: boolean; // gives the transformer's memory back before it decodes
   readonly #trace: Trace | undefined;
-  readonly #threads: number | undefined;
   readonly #loadMs: number;
-  readonly #prompts: Prompts;
-  #transformer: Promise<InfinityTransformer> | undefined;
+  readonly #painter: Painter;
   readonly #workers = new Workers();
-  #decoder: Decoder | undefined;
   #decoding: Promise<unknown> | undefined; // a picture that was begun while the one before it is given away
 
   private constructor(
-    model: InfinityModel,
+    model: Model,
     device: DeviceChoice,
-    { lowMemory, trace, threads, ...options }: EngineOptions,
-    dtype: DtypeName,
-    quantised: QuantisedLookup | undefined,
-    loadMs: number,
+    painter: Painter,
+    options: EngineOptions & { readonly chosen: DtypeName; readonly loadMs: number },
   ) {
     this.model = model;
-    this.#device = trace ? { ...device, runtime: tracedRuntime(device.runtime, trace) } : device;
-    this.#trace = trace;
-    this.#threads = threads;
-    this.#dtype = dtype;
+    this.#device = device;
+    this.#painter = painter;
+    this.#trace = options.trace;
+    this.#dtype = options.chosen;
     this.#asked = options.dtype === "f32" ? undefined : options.dtype;
-    this.#quantised = quantised;
-    this.#residency = lowMemory ? "mapped" : undefined;
-    this.#loadMs = loadMs;
-    // A GPU with memory to spare is fed faster than host memory is: there the text encoder stays beside the transformer.
-    this.#prompts = new Prompts(model.text, model.textFolder, this.#device.runtime, {
-      residency: this.#residency,
-      half: dtype === "f16",
-      stays: this.device === "cuda" && !lowMemory,
-    });
+    this.#frugal = options.lowMemory ?? false;
+    this.#loadMs = options.loadMs;
   }
 
   /**
@@ -137,10 +119,11 @@ export class Engine implements Disposable {
   static async open(options: EngineOptions = {}): Promise<Engine> {
     const started = performance.now();
     const { folder } = await findModel(options.model ?? DEFAULT_MODEL);
-    const model = await openInfinity(folder);
-    const { progress } = options;
+    const model = await openModel(folder);
+    const { lowMemory, progress, threads, trace } = options;
     const integers = options.dtype === "u16" || options.dtype === "u8";
     const wished = options.device ?? "auto";
+    if (model.family === "star") checkStar(model.shape.name, wished, options.dtype);
     if (integers && (wished === "webgpu" || wished === "cuda")) {
       throw new UsageError(
         `Device "${wished}" has no integer products: found dtype "${options.dtype}", wanted f32 or f16`,
@@ -149,7 +132,8 @@ export class Engine implements Disposable {
         },
       );
     }
-    const device = await openDevice(wished, options.threads, undefined, { gpu: !integers });
+    const gpu = !integers && model.family !== "star";
+    const device = await openDevice(wished, threads, undefined, { gpu });
     const dtype = options.dtype ?? (device.runtime.device === "cuda" ? "f16" : "f32");
     if (dtype === "f16" && !device.runtime.createDeviceSession) {
       device.runtime[Symbol.dispose]();
@@ -157,8 +141,19 @@ export class Engine implements Disposable {
         hint: "Use --dtype u8, which is faster there than f32, or --device webgpu",
       });
     }
-    const quantised = dtype === "u16" || dtype === "u8" ? await openQuantised(model, dtype, { progress }) : undefined;
-    return new Engine(model, device, options, dtype, quantised, performance.now() - started);
+    const runtime = trace ? tracedRuntime(device.runtime, trace) : device.runtime;
+    const residency = lowMemory ? "mapped" as const : undefined;
+    let painter: Painter;
+    if (model.family === "star") painter = new StarPainter(model, runtime, residency);
+    else {
+      const quantised = dtype === "u16" || dtype === "u8" ? await openQuantised(model, dtype, { progress }) : undefined;
+      painter = new InfinityPainter(model, runtime, { quantised, half: dtype === "f16", residency, threads });
+    }
+    return new Engine(model, { ...device, runtime }, painter, {
+      ...options,
+      chosen: dtype,
+      loadMs: performance.now() - started,
+    });
   }
 
   /** Name of the device that graphs run on. */
@@ -189,8 +184,10 @@ export class Engine implements Disposable {
     const { model } = this;
     const seed = checkRequest(request);
     const batch = request.batch ?? 1;
-    const plan = this.plan(request, await this.#prompts.tokens(request.prompt));
-    const { name, config: _, hash, folder } = { ...model, name: model.shape.name };
+    const painter = this.#painter;
+    const { tokens, truncated } = await painter.tokens(request.prompt);
+    const plan = this.plan(request, tokens);
+    const { hash, folder, shape: { name } } = model;
     yield {
       type: "start",
       plan,
@@ -206,28 +203,23 @@ export class Engine implements Disposable {
 
     // text: the encoder is freed before the transformer is opened
     const rows = plan.steps.find((step) => step.kind !== "skip")!.rows;
-    const { prompt, negativePrompt } = request;
-    const texts = negativePrompt === undefined ? [prompt] : [prompt, negativePrompt];
-    await clock.time("text", () => this.#prompts.encode(texts, signal));
-    const transformer = await clock.time("load", () => this.#open());
+    await clock.time("text", () => painter.encode(request, signal));
+    await clock.time("load", () => painter.load());
     const { dims } = model;
     const { grids, last1M } = plan.schedule;
     const last = grids.at(-1)!;
     const capacity = cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks });
     // a GPU draws its random numbers itself, or threads do that would otherwise start when the picture is to be deflated
     using _threads = this.#besides?.ready(PNG_THREADS);
-    const begun = { dims, images: batch, last, last1M, capacity, workers: this.#workers };
-    using run = await clock.time("text", async () => {
-      return await beginRun(transformer, await this.#segments(transformer, request, rows), begun, signal);
-    });
-    const { tokens, truncated } = this.#prompts.of(prompt);
+    const begun = { dims, images: batch, last, last1M, scales: grids.length, capacity, workers: this.#workers };
+    using run = await clock.time("text", () => painter.begin(request, rows, begun, signal));
     yield { type: "text", tokens, truncated, ms: clock.spent.text };
 
     // scales
     const ended = new AbortController();
     const stopping = AbortSignal.any(signal ? [signal, ended.signal] : [ended.signal]);
     const decode = (latent: LoopTensor, queued?: () => void): Promise<RgbImage> =>
-      clock.time("decode", () => this.#decode(latent, last, stopping, (own) => run.kernels.read([own]), queued));
+      clock.time("decode", () => painter.decode(latent, last, stopping, (own) => run.kernels.read([own]), queued));
     const seeds = Array.from({ length: batch }, (_, i) => (seed + i) % (MAX_SEED + 1));
     const stop = clock.watch("transformer");
     let latent: LoopTensor | undefined;
@@ -247,11 +239,11 @@ export class Engine implements Disposable {
         yield previews.length > 0 ? { ...event, previews } : event;
       }
     } catch (error) {
-      throw error instanceof NotANumberError ? await blame(model, error) : error;
+      throw error instanceof NotANumberError ? await painter.blame(error) : error;
     } finally {
       stop();
       run.freeCache();
-      if (this.#residency === "mapped") this.#closeTransformer();
+      if (this.#frugal) painter.unload();
     }
 
     // pixels: a picture is encoded, and given away, while the next one is decoded
@@ -299,10 +291,8 @@ export class Engine implements Disposable {
 
   /** Frees every session and the device. */
   [Symbol.dispose](): void {
-    this.#closeTransformer();
-    this.#prompts[Symbol.dispose]();
+    this.#painter[Symbol.dispose]();
     this.#workers[Symbol.dispose]();
-    this.#decoder?.[Symbol.dispose]();
     this.#device.runtime[Symbol.dispose]();
   }
 
@@ -310,55 +300,19 @@ export class Engine implements Disposable {
   get #besides(): Workers | undefined {
     return this.device === "cuda" ? this.#workers : undefined;
   }
+}
 
-  /** Frees the transformer's sessions; it is opened again when it is next needed. */
-  #closeTransformer(): void {
-    this.#transformer?.then((open) => open[Symbol.dispose](), () => {});
-    this.#transformer = undefined;
-  }
-
-  /** T5 features of the conditional and of the null rows, or of those alone that will run. */
-  async #segments(
-    transformer: InfinityTransformer,
-    { prompt, negativePrompt }: EngineRequest,
-    rows: string,
-  ): Promise<Float32Array[]> {
-    const { features, tokens } = this.#prompts.of(prompt);
-    if (rows === "cond") return [features];
-    const nul = negativePrompt === undefined
-      ? await transformer.nullFeatures(tokens)
-      : this.#prompts.of(negativePrompt).features;
-    return rows === "null" ? [nul] : [features, nul];
-  }
-
-  #open(): Promise<InfinityTransformer> {
-    return this.#transformer ??= InfinityTransformer.open(this.model.transformer, this.#device.runtime, {
-      quantised: this.#quantised,
-      half: this.#dtype === "f16",
-      residency: this.#residency,
+/** STAR runs in host memory, in float32. */
+function checkStar(name: string, device: DeviceName, dtype: DtypeName | undefined): void {
+  if (device === "cuda" || device === "webgpu") {
+    throw new UsageError(`Model "${name}" is of the family star, which does not run on device "${device}"`, {
+      hint: "Use --device cpu or wasm",
     });
   }
-
-  /** The picture of one image's latent, whose last grid is given. */
-  async #decode(
-    latent: LoopTensor,
-    { h, w }: Grid,
-    signal: AbortSignal,
-    read: (latent: DeviceTensor) => Promise<Float32Array>,
-    queued?: () => void,
-  ): Promise<RgbImage> {
-    this.#decoder ??= new Decoder(this.model.decoder, this.#device.runtime, {
-      half: this.#dtype === "f16",
-      fallback: () => openNative(this.#threads === undefined ? {} : { threads: this.#threads }),
+  if (dtype !== undefined && dtype !== "f32") {
+    throw new UsageError(`Model "${name}" is of the family star, which has no dtype "${dtype}": wanted f32`, {
+      hint: "Leave --dtype out",
     });
-    const cell = this.model.dims.patchify ? 2 : 1;
-    const side = cell * this.model.decoder.stride;
-    const own = latent instanceof Float32Array ? latent : latent[0]!;
-    return {
-      width: w * side,
-      height: h * side,
-      data: await this.#decoder.pixels(own, h * cell, w * cell, signal, read, queued),
-    };
   }
 }
 

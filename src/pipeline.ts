@@ -10,7 +10,7 @@
  * @module
  */
 import { ModelError } from "./errors.ts";
-import type { ForeseenProjection, LoopDims, ScaleKernels } from "./kernels/kernels.ts";
+import type { ForcedTokens, ForeseenProjection, LoopDims, ScaleKernels } from "./kernels/kernels.ts";
 import type { Plan, ReducedStep, Stage, Step } from "./plan.ts";
 import type { Grid } from "./schedule.ts";
 
@@ -22,7 +22,7 @@ export interface ScaleTransformer<T, I> {
   embed(u: T, scale: number, signal?: AbortSignal): Promise<T>;
   /** Runs a chunk of blocks on x [R, L, C], which it takes over; positions: grid tokens that the rows of x sit at. */
   chunk(chunk: number, x: T, grid: Grid, positions?: I, signal?: AbortSignal): Promise<T>;
-  /** Logit of class 1 minus class 0 of every bit, [R, L, d_tok]; takes x over. */
+  /** Logit of class 1 minus class 0 of every bit, [R, L, d_tok], or of every code, [R, L, V]; takes x over. */
   logits(x: T, signal?: AbortSignal): Promise<T>;
   /** Drops all batch rows but [from, to), for good. */
   keepRows(from: number, to: number): void | Promise<void>;
@@ -30,8 +30,8 @@ export interface ScaleTransformer<T, I> {
 
 /** Replaces what is drawn at random and sees what is computed: golden cases and calibration. */
 export interface Tap {
-  /** Bits to force, [L, d_tok] of 0 and 1. */
-  bits?(scale: number): Uint8Array | undefined;
+  /** Bits to force, [L, d_tok] of 0 and 1, or codes [L] of a codebook. */
+  tokens?(scale: number): ForcedTokens | undefined;
   /** Projection Q to use, [M, r]. */
   projection?(scale: number, chunk: number): Float32Array | undefined;
   /** Indices I to use, [r]. */
@@ -41,7 +41,7 @@ export interface Tap {
 }
 
 /** What the loop reads of a plan. */
-export type LoopPlan = Pick<Plan, "model" | "schedule" | "stages" | "steps" | "topP">;
+export type LoopPlan = Pick<Plan, "model" | "schedule" | "stages" | "steps" | "topP" | "topK">;
 
 /** What the loop runs on. */
 export interface LoopRequest<T, I> {
@@ -98,7 +98,7 @@ export class NotANumberError extends ModelError {
   }
 }
 
-/** Null rows that came out of every chunk at the last executed scale, [B, L, C]: what a reduced scale is restored from. */
+/** The rows that came out of every chunk at the last executed scale, [B, L, C]: what a reduced scale is restored from. */
 interface Cached<T> {
   readonly grid: Grid;
   readonly chunks: readonly T[];
@@ -177,7 +177,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
         if (chosen !== undefined) kernels.freeIndices(chosen);
         [x, chosen] = await reducedChunk(request, { k, c, grid, step }, x, cached!.grid, cached!.chunks[c]!, observe);
       }
-      kept?.push(await kernels.keepNull(x, grid));
+      if (kept && next?.kind === "reduced") kept.push(await kernels.keep(x, grid, next.rows));
       await observe(`chunk.${c}`, x);
     }
     cached?.chunks.forEach((rows) => kernels.free(rows));
@@ -195,11 +195,13 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
     const wrong = (): NotANumberError => new NotANumberError(k, plan.model);
     if (finite === false) throw wrong();
     await observe("logits", z, 0);
-    const forced = tap?.bits?.(k);
+    const forced = tap?.tokens?.(k);
     const bits = {
+      scale: k,
       grid,
       streams: seeds.map((seed) => ({ seed, purpose: "bits", scale: k }) as const),
-      topP: greedy ? 0.5 : plan.topP, // top-p 0.5 leaves no doubt
+      topP: greedy ? 0.5 : plan.topP, // top-p 0.5 leaves no doubt between two
+      topK: greedy ? 1 : plan.topK,
       forced: forced && seeds.map(() => forced),
     };
     const only = step.kind === "reduced" && !step.addUnselected ? chosen : undefined;
@@ -217,7 +219,7 @@ export async function* drawScales<T, I>(request: LoopRequest<T, I>): AsyncGenera
 }
 
 /**
- * One chunk of a reduced scale, null rows only: X [B, M, C] -> restored Z [B, M, C], and the rows I that were run.
+ * One chunk of a reduced scale, one kind of rows only: X [B, M, C] -> restored Z [B, M, C], and the rows I that were run.
  *
  * r mixtures of the rows (or r of the rows themselves) go through the blocks and take the places I in the cached output of
  * the same chunk, upsampled to this grid (stagevar.md §3, §7).

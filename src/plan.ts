@@ -28,6 +28,8 @@ export interface PlanRequest {
   tau: number | readonly number[];
   /** Nucleus threshold 0..1 on the two classes of a bit (infinity.md §4.3); 0 and 1 filter nothing. Default 0.97. */
   topP?: number | undefined;
+  /** Most likely codes that may be drawn, of models with a codebook: a whole number, 0 filters nothing. */
+  topK?: number | undefined;
   /** Name of the method. Default: `stagevar` where ranks are known, else `vanilla`. */
   method?: string | undefined;
   /** Options of the method, by name. */
@@ -46,8 +48,8 @@ export interface RanksOrigin {
   model: string;
   /** Pixel budget they were measured at, square. */
   pixels: PixelBudget;
-  /** Prompts they were measured on. */
-  prompts: number;
+  /** Prompts they were measured on; absent where it was not published. */
+  prompts?: number;
 }
 
 /** What happens at every scale of one picture, and what it costs. */
@@ -70,6 +72,8 @@ export interface Plan {
   steps: Step[];
   /** Nucleus threshold, 0..1; 1 = no filter. */
   topP: number;
+  /** Most likely codes that may be drawn, of models with a codebook; 0 = no filter. Absent where tokens are bits. */
+  topK?: number;
   /** Tokens of the prompt that the costs count. */
   textTokens: number;
   /** Where the ranks of reduced steps come from; absent when no step has ranks. */
@@ -146,6 +150,10 @@ export function makePlan(request: PlanRequest): Plan {
   if (!(typeof topP === "number" && topP >= 0 && topP <= 1)) {
     throw new UsageError(`Top-p is ${topP}, wanted a number from 0 to 1`);
   }
+  const { topK } = request;
+  if (topK !== undefined && !(Number.isSafeInteger(topK) && topK >= 0)) {
+    throw new UsageError(`Top-k is ${topK}, wanted a whole number, 0 for no filter`);
+  }
   const { table, problem } = pickRanks(shape, request.ranks);
   if (problem !== undefined) notes.push(`${problem}, so they are not used; "stagevar calibrate" measures them again`);
   else if (request.method === undefined && table === undefined) {
@@ -157,6 +165,7 @@ export function makePlan(request: PlanRequest): Plan {
     scales: grids.length,
     fidelity: defaultFidelity,
     alphas: table?.defaultAlpha ?? [],
+    rope: shape.family === "star" ? "indices" : "first",
   });
   const fidelity = typeof methodOptions.fidelity === "number" ? methodOptions.fidelity : defaultFidelity;
   const full = grids.map((_, k): FullStep => ({ kind: "full", rows: "both", guidance: guidance[k]!, tau: tau[k]! }));
@@ -171,7 +180,8 @@ export function makePlan(request: PlanRequest): Plan {
         });
       }
       const { h, w } = grids[scale]!;
-      return ranksAt(table, alpha, grids.length - scale, h * w);
+      const most = shape.family === "star" ? shape.width : undefined;
+      return ranksAt(table, alpha, grids.length - scale, h * w, most);
     },
   }));
   if (guidance.every((g) => g === 1) && steps.some((step) => step.kind !== "skip" && step.rows === "both")) {
@@ -189,8 +199,9 @@ export function makePlan(request: PlanRequest): Plan {
     stages: stagesOf(grids.length, fidelity),
     steps,
     topP: topP === 0 ? 1 : topP, // the official code takes 0 for "no filter", the closed form takes 1
+    ...topK === undefined ? {} : { topK },
     textTokens,
-    ...(ranked ? { ranks: { model: table.model, pixels: table.pixels, prompts: table.prompts } } : {}),
+    ...(ranked ? { ranks: originOf(table) } : {}),
     notes,
     cost: cost(steps),
     vanillaCost: cost(cutRows(full)),
@@ -225,14 +236,18 @@ export function explainPlan(plan: Plan): string[] {
     `Stages are counted from the last scale, whatever the aspect and size: fidelity is the last ${fidelity.length} ` +
     `(${span(fidelity)}), structure what leads to it (${span(part("structure"))}), semantic the rest ` +
     `(${span(part("semantic"))})` +
-    (ratio === 1 && pixels === "1M" ? "" : "; the paper defines them on 13 square scales, fidelity 40x40 to 64x64"),
+    (plan.schedule.own || ratio === 1 && pixels === "1M"
+      ? ""
+      : "; the paper defines them on 13 square scales, fidelity 40x40 to 64x64"),
     `Method "${plan.method}": ${findMethod(plan.method).summary}${optionsInWords(plan.methodOptions)}`,
   ];
   if (plan.ranks !== undefined) {
     const { model, prompts } = plan.ranks;
     const away = ratio !== 1 || pixels !== plan.ranks.pixels;
     lines.push(
-      `Ranks were measured on ${prompts} prompts with ${model}, square at ${plan.ranks.pixels}` +
+      `Ranks were measured${
+        prompts === undefined ? "" : ` on ${prompts} prompts`
+      } with ${model}, square at ${plan.ranks.pixels}` +
         (away ? "; a scale here takes those of the scale at the same place from the end" : ""),
     );
   }
@@ -247,6 +262,10 @@ export function explainPlan(plan: Plan): string[] {
       `for a prompt of ${plan.textTokens} tokens; the text encoder is left out`,
   );
   return lines;
+}
+
+function originOf({ model, pixels, prompts }: RankTable): RanksOrigin {
+  return { model, pixels, ...prompts === undefined ? {} : { prompts } };
 }
 
 /** A value a scale; entries beyond the schedule are for larger budgets and ignored, as official lists are prefixes. */

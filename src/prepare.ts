@@ -4,11 +4,12 @@
  * @module
  */
 import { UsageError } from "./errors.ts";
-import { type InfinityModel, openInfinity } from "./models/infinity/model.ts";
+import { type Model, openModel } from "./models/open.ts";
 import { DEFAULT_MODEL, findModel } from "./models/registry.ts";
 import { makePlan, type Plan } from "./plan.ts";
 import type { GenerateRequest } from "./request.ts";
-import { chooseSchedule } from "./schedule.ts";
+import { chooseSchedule, ownSchedule } from "./schedule.ts";
+import { loadClipTokenizer } from "./text/clip_tokenizer.ts";
 import { loadTokenizer } from "./text/tokenizer.ts";
 
 /** A request as an engine takes it: what it was opened with is its own. */
@@ -60,30 +61,53 @@ export function checkRequest({ prompt, negativePrompt, seed, batch = 1 }: Engine
  * @throws {ModelError} when the method needs ranks and the model has none
  * @example
  * ```ts
- * import { openInfinity } from "@stagevar/stagevar/models/infinity/model.ts";
+ * import { openModel } from "@stagevar/stagevar/models/open.ts";
  * import { planRequest } from "@stagevar/stagevar/prepare.ts";
  * import assert from "node:assert/strict";
- * const model = await openInfinity("tests/golden/models/mini-2b");
+ * const model = await openModel("tests/golden/models/mini-2b");
  * assert.equal(planRequest(model, { pixels: "0.06M" }).steps.length, 7);
  * ```
  */
-export function planRequest(model: InfinityModel, request: Omit<EngineRequest, "prompt">, textTokens?: number): Plan {
-  const { aspect, width, height, pixels, cfgScale, tau, topP, method, methodOptions } = request;
+export function planRequest(model: Model, request: Omit<EngineRequest, "prompt">, textTokens?: number): Plan {
+  const { aspect, width, height, pixels, cfgScale, tau, topP, topK, method, methodOptions } = request;
   const defined = <T extends object>(wish: T): T =>
     Object.fromEntries(Object.entries(wish).filter(([, value]) => value !== undefined)) as T;
   const wish = defined({ aspect, width, height, pixels }) as Parameters<typeof chooseSchedule>[0];
-  const { schedule, notes } = chooseSchedule(wish, model.shape.pixelsPerToken, model.config.pixels);
+  const { shape, config } = model;
+  if (model.family === "star") {
+    const own = { name: shape.name, sides: model.sides, pixels: config.pixels };
+    const { schedule, notes } = ownSchedule(wish, own, shape.pixelsPerToken);
+    return makePlan({
+      shape,
+      schedule,
+      guidance: ramp(cfgScale ?? config.cfg, schedule.grids.length),
+      tau: tau ?? config.tau,
+      topP: topP ?? model.config.topP,
+      topK: topK ?? model.config.topK,
+      method,
+      methodOptions,
+      ranks: model.ranks,
+      textTokens,
+      notes,
+    });
+  }
+  if (topK !== undefined) {
+    throw new UsageError(`Top-k is ${topK}: tokens of model "${shape.name}" are bits, which have no other choices`, {
+      hint: "Leave --top-k out",
+    });
+  }
+  const { schedule, notes } = chooseSchedule(wish, shape.pixelsPerToken, config.pixels);
   if (schedule.grids.length > model.transformer.dims.levels) {
     throw new UsageError(
-      `Size "${schedule.pixels}" has ${schedule.grids.length} scales: model "${model.shape.name}" has ${model.transformer.dims.levels}`,
-      { hint: `Take --pixels ${model.config.pixels}, which it was trained for` },
+      `Size "${schedule.pixels}" has ${schedule.grids.length} scales: model "${shape.name}" has ${model.transformer.dims.levels}`,
+      { hint: `Take --pixels ${config.pixels}, which it was trained for` },
     );
   }
   return makePlan({
-    shape: model.shape,
+    shape,
     schedule,
-    guidance: cfgScale ?? model.config.cfg,
-    tau: tau ?? model.config.tau,
+    guidance: cfgScale ?? config.cfg,
+    tau: tau ?? config.tau,
     topP,
     method,
     methodOptions,
@@ -91,6 +115,19 @@ export function planRequest(model: InfinityModel, request: Omit<EngineRequest, "
     textTokens,
     notes,
   });
+}
+
+/**
+ * Guidance of STAR's scales, g in g cond + (1 - g) null: 1 + cfg k / (S - 1), from the conditional row's own logits at the first
+ * scale to 1 + cfg at the last (star.md §8.3).
+ */
+function ramp(cfg: number | readonly number[], scales: number): number[] {
+  const at = (k: number): number => {
+    const value = typeof cfg === "number" ? cfg : cfg[k];
+    if (value === undefined) throw new UsageError(`Guidance has ${k} entries, the schedule has ${scales} scales`);
+    return 1 + value * k / (scales - 1);
+  };
+  return Array.from({ length: scales }, (_, k) => at(k));
 }
 
 /**
@@ -106,8 +143,8 @@ export function planRequest(model: InfinityModel, request: Omit<EngineRequest, "
  */
 export async function planFor(request: Omit<GenerateRequest, "prompt"> & { prompt?: string }): Promise<Plan> {
   const { folder } = await findModel(request.model ?? DEFAULT_MODEL);
-  const model = await openInfinity(folder);
+  const model = await openModel(folder);
   if (request.prompt === undefined) return planRequest(model, request);
-  const tokenizer = await loadTokenizer(model.textFolder);
+  const tokenizer = await (model.family === "star" ? loadClipTokenizer : loadTokenizer)(model.textFolder);
   return planRequest(model, request, tokenizer.encode(request.prompt).ids.length);
 }

@@ -34,8 +34,8 @@ export interface RankTable {
   chunks: number;
   /** Pixel budget it was measured at, square. */
   pixels: PixelBudget;
-  /** Prompts it was measured on. */
-  prompts: number;
+  /** Prompts it was measured on; absent where it was not published. */
+  prompts?: number;
   /** Scales in the fidelity stage, counted from the last. */
   fidelity: number;
   /** Thresholds that `stagevar` takes by default, one a fidelity scale; 0 skips, 1 runs in full. */
@@ -90,6 +90,23 @@ const INFINITY_2B: RankTable = {
   },
 };
 
+/** Published ranks of STAR-1.7B, r of every block at side 64 (star.md §15): r = floor(ratio 1920) + 1 gives the ratios to within 1/1920. */
+const STAR_RANKS = [
+  ...[30, 53, 134, 199, 329, 357, 336, 316, 296, 299, 318, 350, 371, 365, 339],
+  ...[311, 287, 266, 269, 229, 204, 169, 139, 116, 97, 81, 68, 56, 46, 38],
+];
+
+/** star.md §15, STAR-1.7B at 1024x1024: the last scale alone has ranks, and the one before runs in full without guidance. */
+const STAR_1_7B: RankTable = {
+  version: 1,
+  model: "STAR-1.7B (published, arXiv 2512.16483)",
+  chunks: 30,
+  pixels: "1M",
+  fidelity: 2,
+  defaultAlpha: [1, 0.96],
+  alphas: { "0.96": { "1": { mean: STAR_RANKS.map((rank) => (rank - 0.5) / 1920) } } },
+};
+
 /** The ranks a plan uses, or why a calibrated table cannot be used. */
 export interface RankChoice {
   /** The table; absent when none is known. */
@@ -100,7 +117,7 @@ export interface RankChoice {
 
 /**
  * The ranks a plan uses: the model's own calibrated table if there is one, else the published one if the model has the
- * shape of Infinity-2B (width 2048, 32 blocks in 8 chunks, d = 32), else none.
+ * shape of Infinity-2B (width 2048, 32 blocks in 8 chunks, d = 32) or of STAR-1.7B (width 1920, 30 blocks, last side 64), else none.
  *
  * A calibrated table of another checkpoint or number of chunks is a problem to report, not an error: methods that need
  * no ranks, `calibrate` itself among their users, go on without.
@@ -119,6 +136,10 @@ export interface RankChoice {
  */
 export function pickRanks(shape: ModelShape, calibrated?: RankTable): RankChoice {
   if (calibrated === undefined) {
+    if (shape.family === "star") {
+      const is1_7B = shape.width === 1920 && shape.depth === 30 && shape.sides?.at(-1) === 64;
+      return is1_7B ? { table: STAR_1_7B } : {};
+    }
     const is2B = shape.width === 2048 && shape.depth === 32 && shape.chunks === 8 && shape.codeDim === 32;
     return is2B ? { table: INFINITY_2B } : {};
   }
@@ -132,7 +153,8 @@ export function pickRanks(shape: ModelShape, calibrated?: RankTable): RankChoice
 }
 
 /**
- * Rank of every chunk: r = floor(ratio * M) + 1, at most M (the released Infinity code, stagevar.md §3.1).
+ * Rank of every chunk: r = floor(ratio * M) + 1, at most M (the released Infinity code, stagevar.md §3.1). The released STAR code
+ * takes the ratio of min(M, C) instead (star.md §15), which `most` says.
  *
  * `fromEnd` is the scale's place from the end (1 = the last), `tokens` M of the scale. Thresholds are looked up, never
  * interpolated: a rank that nobody measured has no energy share to stand for.
@@ -150,11 +172,19 @@ export function pickRanks(shape: ModelShape, calibrated?: RankTable): RankChoice
  * assert.deepEqual(ranksAt(table, 0.9, 2, 64), [9, 64]);
  * ```
  */
-export function ranksAt(table: RankTable, alpha: number, fromEnd: number, tokens: number): number[] {
+export function ranksAt(
+  table: RankTable,
+  alpha: number,
+  fromEnd: number,
+  tokens: number,
+  most: number = tokens,
+): number[] {
   const place = String(fromEnd);
   const there = Object.entries(table.alphas).filter(([, places]) => Object.hasOwn(places, place));
   const found = there.find(([key]) => Number(key) === alpha)?.[1][place];
-  if (found !== undefined) return found.mean.map((ratio) => Math.min(tokens, Math.floor(ratio * tokens) + 1));
+  if (found !== undefined) {
+    return found.mean.map((ratio) => Math.min(tokens, Math.floor(ratio * Math.min(tokens, most)) + 1));
+  }
   const known = there.map(([key]) => key).join(", ") || "none";
   throw new UsageError(`No ranks for alpha ${alpha} at scale ${place} from the end: "${table.model}" has ${known}`, {
     hint: "Take one of these, 0 to skip the scale, 1 to run it in full, or calibrate at this alpha",

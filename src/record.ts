@@ -5,7 +5,7 @@
  */
 import project from "../deno.json" with { type: "json" };
 import type { ImageRecord } from "./metadata.ts";
-import type { InfinityModel } from "./models/infinity/model.ts";
+import type { Model } from "./models/open.ts";
 import type { Plan } from "./plan.ts";
 import type { EngineRequest } from "./prepare.ts";
 import type { RgbImage } from "./png.ts";
@@ -28,7 +28,7 @@ export interface PictureOrigin {
 
 /** The record of a picture, defaults written out: a later version with others draws the same picture from it. */
 export function pictureRecord(
-  { shape, config }: Pick<InfinityModel, "shape" | "config">,
+  { shape, config }: Pick<Model, "shape" | "config">,
   { request, plan, seed, image }: PictureOrigin,
 ): ImageRecord {
   const { cfgScale = config.cfg, negativePrompt } = request;
@@ -53,6 +53,7 @@ export function pictureRecord(
       cfgScale,
       tau: request.tau ?? config.tau,
       topP: plan.topP,
+      ...plan.topK === undefined ? {} : { topK: plan.topK },
       method: plan.method,
       methodOptions: plan.methodOptions,
     },

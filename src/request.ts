@@ -42,8 +42,10 @@ export interface GenerateRequest {
   cfgScale?: number | number[];
   /** Temperature, one number or one a scale. Default: the model's. */
   tau?: number | number[];
-  /** Nucleus threshold on the two classes of a bit (infinity.md §4.3). Default 0.97. */
+  /** Nucleus threshold on the two classes of a bit (infinity.md §4.3), or on the codes (star.md §8.4). Default: the model's. */
   topP?: number;
+  /** Most likely codes that are drawn from, of models with a codebook; 0 = all (star.md §8.4). Default: the model's. */
+  topK?: number;
   /** Acceleration method by name. Default: `stagevar` where ranks are known, else `vanilla`. */
   method?: string;
   /** Options of the method, by name. */

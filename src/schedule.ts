@@ -28,6 +28,8 @@ export interface Schedule {
   readonly grids: readonly Grid[];
   /** Last grid of the 1M schedule of this ratio, which normalises RoPE at every budget (infinity.md §3.4). */
   readonly last1M: Grid;
+  /** Set where the model has this one schedule, of its own. */
+  readonly own?: true;
 }
 
 /** What a caller wants of the size; everything is optional. */
@@ -239,3 +241,47 @@ function nearestBudget(size: { width: number; height: number }, ratio: number, p
   }
   return best.pixels;
 }
+
+/**
+ * The one schedule of a model that has its own, squares of given sides, and what there is to say about a wish for another size.
+ *
+ * @throws {UsageError} for another shape or pixel budget
+ * @example
+ * ```ts
+ * import { ownSchedule } from "@stagevar/stagevar/schedule.ts";
+ * import assert from "node:assert/strict";
+ * const { schedule, notes } = ownSchedule({ width: 1000 }, { name: "star-256", sides: [1, 2, 16], pixels: "0.06M" }, 16);
+ * assert.deepEqual(schedule.grids.at(-1), { h: 16, w: 16 });
+ * assert.deepEqual(notes, ["The model draws 256x256 pixels, asked was for a width of 1000"]);
+ * ```
+ */
+export function ownSchedule(
+  wish: SizeWish,
+  { name, sides, pixels }: { readonly name: string; readonly sides: readonly number[]; readonly pixels: PixelBudget },
+  pixelsPerToken: number,
+): ScheduleChoice {
+  const side = sides.at(-1)! * pixelsPerToken;
+  const size = wantedSize({ ...wish, pixels: undefined });
+  const other = size !== undefined && Math.abs(Math.log(size.width / size.height)) > Math.log(SQUARE_ENOUGH) ||
+    size === undefined && wish.aspect !== undefined && wantedAspect(wish.aspect) !== 1;
+  if (other) {
+    throw new UsageError(`Model "${name}" draws squares of ${side}x${side} pixels only`, {
+      hint: "Leave --aspect, --width and --height out, or take a model of the family infinity",
+    });
+  }
+  if (wish.pixels !== undefined && wish.pixels !== pixels) {
+    throw new UsageError(`Model "${name}" draws ${side}x${side} pixels only, size "${wish.pixels}" is asked for`, {
+      hint: `Leave --pixels out: other sizes are models of their own`,
+    });
+  }
+  const notes = (["width", "height"] as const).flatMap((which) =>
+    wish[which] === undefined || wish[which] === side
+      ? []
+      : [`The model draws ${side}x${side} pixels, asked was for a ${which} of ${wish[which]}`]
+  );
+  const grids = sides.map((side) => ({ h: side, w: side }));
+  return { schedule: { ratio: 1, pixels, grids, last1M: grids.at(-1)!, own: true }, notes };
+}
+
+/** A wish for 1000x1024 is one for a square. */
+const SQUARE_ENOUGH = 1.1;

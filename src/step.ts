@@ -9,6 +9,9 @@
 /** What a scale is for (stagevar.md §1): meaning, layout, detail. */
 export type Stage = "semantic" | "structure" | "fidelity";
 
+/** The conditional row of the batch, which knows the prompt, or the null row. */
+export type RowKind = "cond" | "null";
+
 /** Every token of the scale goes through every block. */
 export interface FullStep {
   /** Discriminator. */
@@ -17,21 +20,21 @@ export interface FullStep {
    * Batch rows that run: conditional and null, or one of them alone. A row that stops running never comes back: KV
    * caches, text and cached chunk outputs are cut to the other one from here on.
    */
-  rows: "both" | "cond" | "null";
+  rows: "both" | RowKind;
   /** g in g * conditional + (1 - g) * null logits; 1 = the conditional row's own, 0 = the null row's own. */
   guidance: number;
   /** Temperature the logits are divided by; 0 = greedy, bit = [guided logit difference > 0] (infinity.md §4.3). */
   tau: number;
 }
 
-/** Fewer rows of X go through the blocks, on the null row; the rest comes from the cached chunk outputs (stagevar.md §3). */
+/** Fewer rows of X go through the blocks, of one batch row; the rest comes from the cached chunk outputs (stagevar.md §3). */
 export interface ReducedStep {
   /** Discriminator. */
   kind: "reduced";
-  /** The prompt plays no part any more. */
-  rows: "null";
-  /** As a full step on the null row alone. */
-  guidance: 0;
+  /** The null row, where the prompt plays no part any more (the released code), or the conditional one (star.md §15, V-cond). */
+  rows: RowKind;
+  /** As a full step on that row alone: 0 on the null row, 1 on the conditional one. */
+  guidance: 0 | 1;
   /** As in a full step. */
   tau: number;
   /**

@@ -15,6 +15,7 @@ import {
   join,
   localHeader,
   MemoryFile,
+  tempFile,
   tempFolder,
   tensor,
   text,
@@ -160,6 +161,61 @@ Deno.test("readTorch() joins the names of nested dictionaries and skips what is 
   const refs = await readTorch(file);
   assert.deepEqual([...refs.keys()], ["a.w", "7"]);
   assert.equal(refs.get("7")!.offset - refs.get("a.w")!.offset, 8);
+});
+
+Deno.test("openTorch() reads STAR's training checkpoint: tensors where they lie, and the sides beside them", async () => {
+  const source = await openTorch("tests/golden-star/models/mini-star/star.pth");
+  const transformer = source.under("trainer.var_wo_ddp.");
+  assert.equal(transformer.size, 9 + 19 * 6); // star.md §3: nineteen tensors a block
+  assert.deepEqual(transformer.get("class_emb.weight").shape, [1001, 32]);
+  assert(source.has("trainer.var_opt.optimizer.state.0.exp_avg"));
+  assert(source.under("trainer.vae_local.").has("quantize.embedding.weight"));
+  const sides = [1, 2, 4, 7, 9, 12];
+  assert.deepEqual(source.numbers("trainer.config.patch_nums"), sides);
+  assert.deepEqual(source.numbers("trainer.config.resos"), sides.map((side) => 16 * side));
+  assert.deepEqual(source.under("trainer.config.").numbers("patch_nums"), sides);
+  assert.equal(source.under("trainer.config.").size, 0);
+  const none = ["trainer.config.prog_it", "trainer.config", "trainer.var_wo_ddp", "constructor", "patch_nums"];
+  for (const name of none) assert.equal(source.numbers(name), undefined, name);
+});
+
+Deno.test("openTorch() keeps lists of finite numbers, and no more of them than a configuration has", async () => {
+  const list = (length: number): Uint8Array => tuple(...Array.from({ length }, () => ascii("K\x05")));
+  const one = (double: string): Uint8Array => tuple(ascii("K\x01"), ascii(`G${double}`)); // an integer, a big-endian double
+  const items: [string, Uint8Array][] = [
+    ["list", join(ascii("](K\x01K\x02e"))],
+    ["double", one("\x3f\xf8\0\0\0\0\0\0")],
+    ["long", list(1024)],
+    ["infinite", one("\x7f\xf0\0\0\0\0\0\0")],
+    ["nan", one("\x7f\xf8\0\0\0\0\0\0")],
+    ["flags", tuple(ascii("\x88"), ascii("\x89"))],
+    ["words", tuple(text("a"))],
+    ["nested", tuple(list(2))],
+    ["wide", tuple(join(ascii("\x8a\x09"), new Uint8Array(8), ascii("\x01")))], // 2^64
+    ["longer", list(1025)],
+    ["n".repeat(1025), list(1)],
+  ];
+  await using file = await tempFile(
+    torchArchive(dict(text("w"), tensor(), ...items.flatMap(([k, v]) => [text(k), v]))),
+  );
+  const source = await openTorch(file.path);
+  assert.deepEqual(source.names(), ["w"]);
+  const kept = items.filter(([name]) => source.numbers(name) !== undefined).map(([name]) => name);
+  assert.deepEqual(kept, ["list", "double", "long"]);
+  assert.deepEqual(source.numbers("double"), [1, 1.5]);
+  assert.deepEqual(source.numbers("long"), Array(1024).fill(5));
+});
+
+Deno.test("openTorch() bounds what one list under very many names costs", async () => {
+  const long = tuple(...Array.from({ length: 1024 }, () => ascii("K\x05")));
+  const put = join(long, ascii("q\x00"));
+  const again = Array.from({ length: 30_000 }, (_, i) => join(text(`n${i}`), ascii("h\x00")));
+  await using file = await tempFile(torchArchive(dict(text("w"), tensor(), text("first"), put, ...again)));
+  const source = await openTorch(file.path);
+  assert.equal(source.numbers("first")?.length, 1024);
+  const kept = again.filter((_, i) => source.numbers(`n${i}`) !== undefined).length;
+  assert(kept > 0 && 1024 * (kept + 1) <= 2 ** 16, `${kept} lists`);
+  assert(source.has("w"));
 });
 
 Deno.test("readTorch() takes nn.Parameter, attributes and training arguments for what they are", async () => {

@@ -99,6 +99,46 @@ export function sampleBits(stream: Named, z: Numbers, topP: number): Uint8Array 
   });
 }
 
+/** Ascending ids of a row; equal logits keep the order of their ids. */
+function ascending(row: Numbers): number[] {
+  return Array.from({ length: row.length }, (_, id) => id).sort((a, b) => row[a]! - row[b]! || a - b);
+}
+
+/** Softmax of a row over the ids where `keep` is not 0; 0 elsewhere. */
+export function softmax(row: Numbers, keep: Numbers): Float64Array {
+  const logits = Float64Array.from(row, (logit, id) => keep[id] === 0 ? -Infinity : logit);
+  const most = logits.reduce((a, b) => Math.max(a, b));
+  const weights = logits.map((logit) => Math.exp(logit - most));
+  const total = weights.reduce((a, b) => a + b);
+  return weights.map((weight) => weight / total);
+}
+
+/** What top-k, then top-p leave of a row (star_ref.allowed): 1 or 0 an id, and the smallest |c - (1 - p)| top-p met. */
+export function allowedCodes(row: Numbers, topK: number, topP: number): { allowed: Uint8Array; margin: number } {
+  const order = ascending(row);
+  const least = topK > 0 && topK < row.length ? row[order.at(-topK)!]! : -Infinity;
+  const allowed = Uint8Array.from(row, (logit) => logit >= least && logit > -Infinity ? 1 : 0);
+  if (topP === 0 || topP === 1) return { allowed, margin: Infinity };
+  const p = softmax(row, allowed);
+  let [sum, margin] = [0, Infinity];
+  for (const id of order.slice(0, -1)) { // the largest stays
+    sum += p[id]!;
+    margin = Math.min(margin, Math.abs(sum - (1 - topP)));
+    if (sum <= 1 - topP) allowed[id] = 0;
+  }
+  return { allowed, margin };
+}
+
+/** Ids of logits [L, V]: row i by inverting the cumulative softmax, in the order of ids, at word i of the stream. */
+export function sampleCodes(stream: Named, logits: Float32Array, V: number, topK: number, topP: number): number[] {
+  return words(stream, logits.length / V).map((word, i) => {
+    const row = logits.subarray(i * V, (i + 1) * V);
+    const p = softmax(row, allowedCodes(row, topK, topP).allowed);
+    let sum = 0;
+    return p.findIndex((share) => (sum += share) > (word + 0.5) / 2 ** 32);
+  });
+}
+
 /** [nOut][nIn] matrix of two-tap linear interpolation (infinity_ref.resize_matrix). */
 export function linearMatrix(nIn: number, nOut: number): number[][] {
   return Array.from({ length: nOut }, (_, o) => {
@@ -120,6 +160,28 @@ export function areaMatrix(nIn: number, nOut: number): number[][] {
   });
 }
 
+/** [nOut][nIn] matrix of bicubic interpolation, a = -0.75 (star_ref.bicubic_matrix). */
+export function cubicMatrix(nIn: number, nOut: number): number[][] {
+  const a = -0.75;
+  return Array.from({ length: nOut }, (_, o) => {
+    const row = new Array<number>(nIn).fill(0);
+    const source = (o + 0.5) * nIn / nOut - 0.5;
+    const i0 = Math.floor(source);
+    for (let i = i0 - 1; i < i0 + 3; i++) {
+      const d = Math.abs(source - i);
+      const [near, far] = [(a + 2) * d ** 3 - (a + 3) * d ** 2 + 1, a * d ** 3 - 5 * a * d ** 2 + 8 * a * d - 4 * a];
+      row[Math.min(Math.max(i, 0), nIn - 1)]! += d <= 1 ? near : far;
+    }
+    return row;
+  });
+}
+
+const MATRICES: Readonly<Record<string, (nIn: number, nOut: number) => number[][]>> = {
+  area: areaMatrix,
+  linear: linearMatrix,
+  cubic: cubicMatrix,
+};
+
 /** A_h X A_w^T on every plane of x [d, h, w]. */
 export function resizeMap(
   x: Numbers,
@@ -130,7 +192,7 @@ export function resizeMap(
   outW: number,
   kind: string,
 ): Float64Array {
-  const matrix = kind === "area" ? areaMatrix : linearMatrix;
+  const matrix = MATRICES[kind]!;
   const [ah, aw] = [matrix(h, outH), matrix(w, outW)];
   const out = new Float64Array(d * outH * outW);
   for (let c = 0; c < d; c++) {

@@ -3,7 +3,7 @@ import { gaussians, type ResizeKind, resizeMap, resizeTokens, restore, sampleRow
 import { GoldenCase } from "./core_golden.ts";
 import * as oracle from "./core_oracles.ts";
 
-const kinds: ResizeKind[] = ["area", "linear"];
+const kinds: ResizeKind[] = ["area", "linear", "cubic"];
 
 // h, w -> h, w: Infinity's odd grids, both directions, sides of 1, and an axis that grows while the other shrinks.
 const grids = [
@@ -17,6 +17,7 @@ const grids = [
   [3, 2, 6, 4],
   [20, 3, 9, 27],
   [13, 13, 13, 13],
+  [2, 1, 64, 64],
 ] as const;
 
 const noise = (count: number) => gaussians({ seed: 1, purpose: "weights" }, count);
@@ -55,6 +56,29 @@ Deno.test("resizeMap() samples two taps when it shrinks and does not average", (
   const x = Float32Array.of(0, 0, 1, 0, 0, 0, 0, 8); // 8 -> 2: sources 1.5 and 5.5
   assert.deepEqual(resizeMap(x, 1, 1, 8, 1, 2, "linear"), Float32Array.of(0.5, 0));
   assert.deepEqual(resizeMap(x, 1, 1, 8, 1, 2, "area"), Float32Array.of(0.25, 2));
+});
+
+Deno.test("resizeMap() samples four taps for the cubic kind, clamped at the edges", () => {
+  // torch.nn.functional.interpolate(x, size, mode="bicubic") in float64, of the row below.
+  const x = Float32Array.of(1, 0, 0, 4, -2);
+  const torch: Record<number, number[]> = {
+    2: [0.2265625, 3.0625],
+    3: [0.685185185185, 0.0, 0.111111111111],
+    8: [
+      1.092834472656,
+      0.570190429688,
+      -0.052185058594,
+      -0.493469238281,
+      1.471557617188,
+      4.048461914062,
+      0.90185546875,
+      -2.557006835938,
+    ],
+  };
+  for (const [out, wanted] of Object.entries(torch)) {
+    oracle.assertClose(resizeMap(x, 1, 1, 5, 1, Number(out), "cubic"), wanted, 6e-8);
+    oracle.assertClose(resizeTokens(x, 5, 1, Number(out), 1, 1, "cubic"), wanted, 6e-8);
+  }
 });
 
 Deno.test("resizeMap() keeps a constant for every kind and grid", () => {

@@ -134,7 +134,7 @@ Deno.test("both rows of a picture whose texts are of one length run as one, unti
 
   // what is kept for later, and guided, is the null row's alone
   const both = await scale(1);
-  const [kept] = await run.kernels.keepNull(both, GRID) as DeviceRows;
+  const [kept] = await run.kernels.keep(both, GRID, "null") as DeviceRows;
   assert.deepEqual([both[0]!.dims, kept!.dims], [[2, 1, 32], [1, 1, 32]]);
   run.kernels.free([kept!]);
   run.kernels.free(both);

@@ -7,8 +7,9 @@
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { openCheckpoint } from "../src/checkpoint/open.ts";
-import { readBytes, readIntegers, readTensor, type TensorSource } from "../src/checkpoint/source.ts";
-import { beginRun, type LoopTensor } from "../src/models/infinity/device_run.ts";
+import { readBytes, readIntegers, readTensor } from "../src/checkpoint/source.ts";
+import { beginRun } from "../src/models/infinity/device_run.ts";
+import type { LoopTensor } from "../src/models/painter.ts";
 import { Decoder } from "../src/models/infinity/decoder.ts";
 import { openInfinity } from "../src/models/infinity/model.ts";
 import { openQuantised } from "../src/models/infinity/quantised.ts";
@@ -25,6 +26,8 @@ import type { PixelBudget } from "../src/schedule.ts";
 import { T5Encoder } from "../src/text/t5_encoder.ts";
 import { loadTokenizer } from "../src/text/tokenizer.ts";
 import { REFERENCE } from "./fused_reference.ts";
+import { type CaseReport, Comparison } from "./golden_comparison.ts";
+import { runStarCase } from "./golden_star.ts";
 
 /**
  * Relative error allowed of features and logits: plain float32 reaches 6e-7. In integers and in half precision, half as much
@@ -33,25 +36,6 @@ import { REFERENCE } from "./fused_reference.ts";
 export const FEATURE_TOLERANCE: Readonly<Record<DtypeName, number>> = { f32: 1e-5, f16: 6e-3, u16: 2.5e-4, u8: 4e-2 };
 /** Relative error allowed of the latent, which comes of stored bits: float32 reaches 1e-7. */
 export const LATENT_TOLERANCE = 1e-6;
-/** Share of pixel values that may be off, by one level at most. */
-export const PIXEL_SHARE = 1e-3;
-
-/** Largest relative error of each kind of intermediate in one case. */
-export interface CaseReport {
-  name: string;
-  /** Kind (text, input, chunk, reduced, logits, latent) -> norm of the difference over norm of the expected. */
-  errors: Record<string, number>;
-  /** Token ids of prompt and negative prompt equal. */
-  tokensEqual: boolean;
-  /** Largest difference of a pixel value, in levels. */
-  pixelLevels: number;
-  /** Share of pixel values that differ. */
-  pixelShare: number;
-  /** Stored tensors that were compared. */
-  compared: number;
-  passed: boolean;
-}
-
 interface CaseFile {
   model: string;
   prompt: string;
@@ -81,7 +65,7 @@ export async function runCase(
   const request: CaseFile = JSON.parse(await Deno.readTextFile(join(folder, "cases", `${name}.json`)));
   const stored = await openCheckpoint(join(folder, "cases", `${name}.safetensors`));
   const model = await openInfinity(join(folder, "models", request.model));
-  const report = new Comparison(stored, FEATURE_TOLERANCE[dtype]);
+  const report = new Comparison(stored, { features: FEATURE_TOLERANCE[dtype], latent: LATENT_TOLERANCE });
   const residency = mapped ? "mapped" as const : undefined;
   const copies = await Deno.makeTempDir();
   using _removed = { [Symbol.dispose]: () => Deno.removeSync(copies, { recursive: true }) };
@@ -129,6 +113,7 @@ export async function runCase(
   using run = await beginRun(transformer, [features, uncond], {
     dims,
     images: 1,
+    scales: grids.length,
     last: grids.at(-1)!,
     last1M: plan.schedule.last1M,
     capacity: cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks }),
@@ -141,7 +126,7 @@ export async function runCase(
     if (/\.indices\./.test(key)) forced.set(key, Uint32Array.from(await readIntegers(ref)));
   }
   const tap = {
-    bits: (k: number) => forced.get(`scale.${k}.bits`) as Uint8Array,
+    tokens: (k: number) => forced.get(`scale.${k}.bits`) as Uint8Array,
     projection: (k: number, c: number) => forced.get(`scale.${k}.projection.${c}`) as Float32Array | undefined,
     indices: (k: number, c: number) => forced.get(`scale.${k}.indices.${c}`) as Uint32Array | undefined,
     observe: (k: number, what: string, data: Float32Array) => report.later(`scale.${k}.${what}`, data),
@@ -176,75 +161,6 @@ function stepOf({ guidance, tau, null_only, ranks, skip }: CaseFile["steps"][num
     rope: "first",
     addUnselected: true,
   };
-}
-
-class Comparison {
-  readonly #stored: TensorSource;
-  readonly #tolerance: number;
-  readonly #errors: Record<string, number> = {};
-  readonly #pending: [string, Float32Array][] = [];
-  #tokensEqual = true;
-  #levels = 0;
-  #share = 0;
-  #compared = 0;
-
-  constructor(stored: TensorSource, tolerance: number) {
-    this.#stored = stored;
-    this.#tolerance = tolerance;
-  }
-
-  tokens(found: readonly number[], wanted: readonly number[]): void {
-    this.#tokensEqual &&= found.length === wanted.length && found.every((id, i) => id === wanted[i]);
-  }
-
-  async compare(key: string, found: Float32Array): Promise<void> {
-    const wanted = await readTensor(this.#stored.get(key));
-    if (wanted.length !== found.length) throw new Error(`"${key}" has ${found.length} values, wanted ${wanted.length}`);
-    let difference = 0, size = 0;
-    found.forEach((value, i) => {
-      difference += (value - wanted[i]!) ** 2;
-      size += wanted[i]! ** 2;
-    });
-    const kind = key.replace(/^(negative|text)\..*/, "text").replace(/^scale\.\d+\./, "").replace(/\.\d+$/, "");
-    const error = Math.sqrt(difference / size);
-    this.#errors[kind] = Math.max(this.#errors[kind] ?? 0, Number.isNaN(error) ? Infinity : error);
-    this.#compared++;
-  }
-
-  /** Copies what the loop will overwrite; tensors that the case does not store are passed over. */
-  later(key: string, data: Float32Array): void {
-    if (this.#stored.has(key)) this.#pending.push([key, data.slice()]);
-  }
-
-  async settle(): Promise<void> {
-    for (const [key, data] of this.#pending.splice(0)) await this.compare(key, data);
-  }
-
-  picture(found: Uint8Array, wanted: Uint8Array): void {
-    if (wanted.length !== found.length) throw new Error(`image has ${found.length} values, wanted ${wanted.length}`);
-    let off = 0;
-    found.forEach((value, i) => {
-      const levels = Math.abs(value - wanted[i]!);
-      this.#levels = Math.max(this.#levels, levels);
-      if (levels > 0) off++;
-    });
-    this.#share = off / wanted.length;
-  }
-
-  finish(name: string): CaseReport {
-    const within = Object.entries(this.#errors).every(([kind, error]) =>
-      error <= (kind === "latent" ? LATENT_TOLERANCE : this.#tolerance)
-    );
-    return {
-      name,
-      errors: this.#errors,
-      tokensEqual: this.#tokensEqual,
-      pixelLevels: this.#levels,
-      pixelShare: this.#share,
-      compared: this.#compared,
-      passed: within && this.#tokensEqual && this.#levels <= 1 && this.#share <= PIXEL_SHARE,
-    };
-  }
 }
 
 /** Names of the cases of a golden directory. */
@@ -293,7 +209,9 @@ if (import.meta.main) {
   }
   let failed = 0;
   for (const name of names) {
-    const report = await runCase(folder, name, runtime, { dtype, mapped });
+    const report = name.startsWith("star-")
+      ? await runStarCase(folder, name, runtime, { mapped })
+      : await runCase(folder, name, runtime, { dtype, mapped });
     if (!report.passed) failed++;
     const errors = Object.entries(report.errors).map(([kind, error]) => `${kind} ${error.toExponential(1)}`).join("  ");
     console.log(

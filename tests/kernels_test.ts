@@ -81,12 +81,12 @@ for (const [name, dims, form] of KINDS.flatMap((kind) => FORMS.map((form) => [..
       const z = values(2 * L * tokenDim, 2).map((value) => 3 * value);
       const zThere = await put(z, [1, L, tokenDim]);
       for (const topP of [0, 0.5, 0.97]) {
-        const request = { grid, streams: streams("bits"), topP };
+        const request = { scale: 0, grid, streams: streams("bits"), topP };
         const sum = await device.read(await device.addBits(there, zThere, request));
         assert(distance(sum, await host.addBits(latent, z, request)) < 1e-6, `top-p ${topP}, ${grid.h}x${grid.w}`);
       }
       const forced = [1, 2].map((seed) => Uint8Array.from(values(L * tokenDim, seed), (value) => Number(value > 0)));
-      const request = { grid, streams: streams("bits"), topP: 0.97, forced };
+      const request = { scale: 0, grid, streams: streams("bits"), topP: 0.97, forced };
       const rows = [Uint32Array.of(L - 1), Uint32Array.of(0)];
       const sum = await device.read(await device.addBits(there, zThere, request, device.indices(rows)));
       assert(distance(sum, await host.addBits(latent, z, request, rows)) < 1e-6, `masked, ${grid.h}x${grid.w}`);

@@ -5,7 +5,7 @@ import { UsageError } from "../src/errors.ts";
 import { outside, type RandomAccess } from "../src/checkpoint/random_access.ts";
 import { readIntegers, readTensor } from "../src/checkpoint/tensor.ts";
 import { openTorch } from "../src/checkpoint/torch_pth.ts";
-import { writeTorch } from "../src/checkpoint/torch_pth_writer.ts";
+import { type TorchOptions, writeTorch } from "../src/checkpoint/torch_pth_writer.ts";
 import { dataOffset, readZipDirectory } from "../src/checkpoint/zip.ts";
 import { zipPieces } from "../src/checkpoint/zip_writer.ts";
 import { tempFolder } from "./checkpoint_forge.ts";
@@ -37,6 +37,27 @@ Deno.test("writeTorch() writes what openTorch() reads, in every float type and u
   }
 });
 
+Deno.test("writeTorch() nests dictionaries along a path, with tuples of numbers beside them", async () => {
+  await using folder = await tempFolder();
+  const path = join(folder.path, "train.pth");
+  const w = { name: "a.w", dtype: "U8", shape: [3], bytes: Uint8Array.of(7, 8, 9) } as const;
+  const sides = [1, 2, 300, 2 ** 31, 2 ** 40];
+  await writeTorch(path, [w], {
+    under: "trainer.var_wo_ddp",
+    numbers: { "trainer.config.patch_nums": sides, "trainer.config.none": [], iter: [21000] },
+  });
+  const source = await openTorch(path);
+  assert.deepEqual(source.names(), ["trainer.var_wo_ddp.a.w"]);
+  assert.deepEqual([...await readTensor(source.get("trainer.var_wo_ddp.a.w"))], [7, 8, 9]);
+  assert.deepEqual(source.numbers("trainer.config.patch_nums"), sides);
+  assert.deepEqual(source.numbers("trainer.config.none"), []);
+  assert.deepEqual(source.numbers("iter"), [21000]);
+  const pickle = new TextDecoder("latin1").decode(Deno.readFileSync(path));
+  // Byte by byte as protocol 2 has it: the keys of a path are no dotted names, those of the state dict are.
+  assert(pickle.includes("}X\x07\0\0\0trainer}X\x0a\0\0\0var_wo_ddpccollections\nOrderedDict\n)R(X\x03\0\0\0a.w"));
+  assert(pickle.includes("X\x06\0\0\0config}X\x0a\0\0\0patch_nums(J\x01\0\0\0J\x02\0\0\0J,\x01\0\0"));
+});
+
 Deno.test("writeTorch() streams pieces, and its checksums are right", async () => {
   await using folder = await tempFolder();
   const path = join(folder.path, "w.pth");
@@ -66,6 +87,15 @@ Deno.test("writeTorch() leaves nothing behind when it fails", async () => {
     return true;
   });
   await assert.rejects(writeTorch(join(path, "x.pth"), [w]), UsageError);
+  const wrong: [TorchOptions, RegExp][] = [
+    [{ under: "a.b", numbers: { "a.b": [1] } }, /"a\.b" is taken$/],
+    [{ under: "a.b", numbers: { a: [1] } }, /"a" is taken$/],
+    [{ under: "a.b", numbers: { "a.b.c": [1] } }, /"a\.b\.c" lies in no dictionary/],
+    [{ under: "a.b", numbers: { "a.c": [1], "a.c.d": [1] } }, /"a\.c\.d" lies in no dictionary/],
+    [{ under: "a", numbers: { b: [0.5] } }, /"b" is \[0\.5\], wanted whole numbers$/],
+    [{ numbers: { b: [1] } }, /"b" wants the tensors under a key$/],
+  ];
+  for (const [options, message] of wrong) await assert.rejects(writeTorch(path, [w], options), message);
   assert.deepEqual([...Deno.readDirSync(folder.path)], []);
 });
 

@@ -2,6 +2,15 @@
 /* eslint-disable */
 
 /**
+ * How `resize_map` and `resize_tokens` weigh the cells along an axis.
+ */
+export enum ResizeKind {
+    Area = 0,
+    Linear = 1,
+    Cubic = 2,
+}
+
+/**
  * latent [d, H, W] plus the two-tap resize of the codes of bits [h*w, d_tok]; a token whose mask is 0 has code 0.
  */
 export function add_codes(latent: Float32Array | number[], bits: Uint8Array | number[], mask: Uint8Array | number[] | null | undefined, h: number, w: number, h_full: number, w_full: number, patchify: boolean): Float32Array;
@@ -51,12 +60,12 @@ export function projection(stream: Uint32Array | number[], sign: boolean, rows: 
 /**
  * x [d, h, w] -> [d, h_out, w_out].
  */
-export function resize_map(x: Float32Array | number[], h: number, w: number, h_out: number, w_out: number, linear: boolean): Float32Array;
+export function resize_map(x: Float32Array | number[], h: number, w: number, h_out: number, w_out: number, kind: ResizeKind): Float32Array;
 
 /**
  * x [h*w, C] -> [h_out*w_out, C].
  */
-export function resize_tokens(x: Float32Array | number[], h: number, w: number, h_out: number, w_out: number, linear: boolean): Float32Array;
+export function resize_tokens(x: Float32Array | number[], h: number, w: number, h_out: number, w_out: number, kind: ResizeKind): Float32Array;
 
 /**
  * Z [h_out*w_out, C]: y [r, C] at `indices` [r], the area upsample of `cached` [h*w, C] elsewhere (stagevar.md §3.5).
@@ -68,6 +77,12 @@ export function restore(cached: Float32Array | number[], h: number, w: number, h
  * Bernoulli(sigmoid(z)) from position i of the stream. top_p = 0 filters nothing. `None` when a logit is NaN.
  */
 export function sample_bits(stream: Uint32Array | number[], z: Float32Array | number[], top_p: number): Uint8Array | undefined;
+
+/**
+ * Ids [L] of logits [L, vocabulary], row i by position i of the stream: from the softmax of what `top_k`, then `top_p`,
+ * leave; 0 switches either off. `None` when a logit is NaN or infinite, or a row has only minus infinities.
+ */
+export function sample_codes(stream: Uint32Array | number[], logits: Float32Array | number[], vocabulary: number, top_k: number, top_p: number): Uint32Array | undefined;
 
 /**
  * Indices [r] of the rows with the largest log||x_i||^2 + Gumbel noise, largest first: the order of r sequential draws.

@@ -1,4 +1,14 @@
 /**
+ * How `resize_map` and `resize_tokens` weigh the cells along an axis.
+ * @enum {0 | 1 | 2}
+ */
+export const ResizeKind = Object.freeze({
+    Area: 0, "0": "Area",
+    Linear: 1, "1": "Linear",
+    Cubic: 2, "2": "Cubic",
+});
+
+/**
  * latent [d, H, W] plus the two-tap resize of the codes of bits [h*w, d_tok]; a token whose mask is 0 has code 0.
  * @param {Float32Array | number[]} latent
  * @param {Uint8Array | number[]} bits
@@ -297,17 +307,17 @@ export function projection(stream, sign, rows, rank) {
  * @param {number} w
  * @param {number} h_out
  * @param {number} w_out
- * @param {boolean} linear
+ * @param {ResizeKind} kind
  * @returns {Float32Array}
  */
-export function resize_map(x, h, w, h_out, w_out, linear) {
+export function resize_map(x, h, w, h_out, w_out, kind) {
     try {
         const retptr = wasm.__wbindgen_add_to_stack_pointer(-16) >>> 0;
         const val2 = +h;
         const val3 = +w;
         const val4 = +h_out;
         const val5 = +w_out;
-        const val6 = +linear;
+        const val6 = +kind;
         const ptr0 = passArrayF32ToWasm0(x, wasm.__wbindgen_export);
         const len0 = WASM_VECTOR_LEN;
         wasm.resize_map(retptr, ptr0, len0, val2, val3, val4, val5, val6);
@@ -328,17 +338,17 @@ export function resize_map(x, h, w, h_out, w_out, linear) {
  * @param {number} w
  * @param {number} h_out
  * @param {number} w_out
- * @param {boolean} linear
+ * @param {ResizeKind} kind
  * @returns {Float32Array}
  */
-export function resize_tokens(x, h, w, h_out, w_out, linear) {
+export function resize_tokens(x, h, w, h_out, w_out, kind) {
     try {
         const retptr = wasm.__wbindgen_add_to_stack_pointer(-16) >>> 0;
         const val2 = +h;
         const val3 = +w;
         const val4 = +h_out;
         const val5 = +w_out;
-        const val6 = +linear;
+        const val6 = +kind;
         const ptr0 = passArrayF32ToWasm0(x, wasm.__wbindgen_export);
         const len0 = WASM_VECTOR_LEN;
         wasm.resize_tokens(retptr, ptr0, len0, val2, val3, val4, val5, val6);
@@ -433,6 +443,47 @@ export function sample_bits(stream, z, top_p) {
 }
 
 /**
+ * Ids [L] of logits [L, vocabulary], row i by position i of the stream: from the softmax of what `top_k`, then `top_p`,
+ * leave; 0 switches either off. `None` when a logit is NaN or infinite, or a row has only minus infinities.
+ * @param {Uint32Array | number[]} stream
+ * @param {Float32Array | number[]} logits
+ * @param {number} vocabulary
+ * @param {number} top_k
+ * @param {number} top_p
+ * @returns {Uint32Array | undefined}
+ */
+export function sample_codes(stream, logits, vocabulary, top_k, top_p) {
+    try {
+        const retptr = wasm.__wbindgen_add_to_stack_pointer(-16) >>> 0;
+        const val3 = +vocabulary;
+        const val4 = +top_k;
+        const val5 = +top_p;
+        let ptr0, len0, ptr1, len1;
+        try {
+            ptr0 = passArray32ToWasm0(stream, wasm.__wbindgen_export);
+            len0 = WASM_VECTOR_LEN;
+            ptr1 = passArrayF32ToWasm0(logits, wasm.__wbindgen_export);
+            len1 = WASM_VECTOR_LEN;
+        } catch (e) {
+            if (ptr1) { wasm.__wbindgen_export2(ptr1, len1 * 4, 4); }
+            if (ptr0) { wasm.__wbindgen_export2(ptr0, len0 * 4, 4); }
+            throw e;
+        }
+        wasm.sample_codes(retptr, ptr0, len0, ptr1, len1, val3, val4, val5);
+        var r0 = getDataViewMemory0().getInt32(retptr + 4 * 0, true);
+        var r1 = getDataViewMemory0().getInt32(retptr + 4 * 1, true);
+        let v6;
+        if (r0 !== 0) {
+            v6 = getArrayU32FromWasm0(r0, r1).slice();
+            wasm.__wbindgen_export2(r0, r1 * 4, 4);
+        }
+        return v6;
+    } finally {
+        wasm.__wbindgen_add_to_stack_pointer(16);
+    }
+}
+
+/**
  * Indices [r] of the rows with the largest log||x_i||^2 + Gumbel noise, largest first: the order of r sequential draws.
  *
  * Zero rows come after all others, in the order of their noise. `None` when a value is not finite.
@@ -496,6 +547,9 @@ export function uniforms(stream, count, offset) {
         wasm.__wbindgen_add_to_stack_pointer(16);
     }
 }
+export function __wbg___wbindgen_throw_4c88d8bf264fd984(arg0, arg1) {
+    throw new Error(getStringFromWasm0(arg0, arg1));
+}
 export function __wbindgen_init_externref_table() {
     const table = wasm.__wbindgen_externrefs;
     table.set(0, undefined);
@@ -541,6 +595,11 @@ function getFloat64ArrayMemory0() {
         cachedFloat64ArrayMemory0 = new Float64Array(wasm.memory.buffer);
     }
     return cachedFloat64ArrayMemory0;
+}
+
+function getStringFromWasm0(ptr, len) {
+    ptr = ptr >>> 0;
+    return decodeText(getUint8ArrayMemory0().subarray(ptr, ptr + len));
 }
 
 let cachedUint32ArrayMemory0 = null;
@@ -589,6 +648,20 @@ function passArrayF64ToWasm0(arg, malloc) {
     getFloat64ArrayMemory0().set(arg, ptr / 8);
     WASM_VECTOR_LEN = arg.length;
     return ptr;
+}
+
+let cachedTextDecoder = new TextDecoder('utf-8', { ignoreBOM: true });
+cachedTextDecoder.decode();
+const MAX_SAFARI_DECODE_BYTES = 2146435072;
+let numBytesDecoded = 0;
+function decodeText(bytes) {
+    numBytesDecoded += bytes.length;
+    if (numBytesDecoded >= MAX_SAFARI_DECODE_BYTES) {
+        cachedTextDecoder = new TextDecoder('utf-8', { ignoreBOM: true });
+        cachedTextDecoder.decode();
+        numBytesDecoded = bytes.length;
+    }
+    return cachedTextDecoder.decode(bytes);
 }
 
 let WASM_VECTOR_LEN = 0;

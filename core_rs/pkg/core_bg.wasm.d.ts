@@ -14,6 +14,7 @@ export const resize_map: (a: number, b: number, c: number, d: number, e: number,
 export const resize_tokens: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
 export const restore: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number, i: number, j: number, k: number) => void;
 export const sample_bits: (a: number, b: number, c: number, d: number, e: number, f: number) => void;
+export const sample_codes: (a: number, b: number, c: number, d: number, e: number, f: number, g: number, h: number) => void;
 export const sample_rows: (a: number, b: number, c: number, d: number, e: number, f: number, g: number) => void;
 export const uniforms: (a: number, b: number, c: number, d: number, e: number) => void;
 export const __wbindgen_externrefs: WebAssembly.Table;

@@ -4,6 +4,7 @@
 //! callers, `src/core.ts` and, for PNG, `src/png_band.ts`; a kernel that meets a value no check of lengths can catch (a NaN)
 //! returns `None`.
 
+pub mod codes;
 pub mod deflate;
 pub mod latent;
 pub mod png;

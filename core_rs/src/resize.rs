@@ -30,8 +30,54 @@ pub fn linear_taps(n_in: usize, n_out: usize) -> Vec<Taps> {
         .collect()
 }
 
-fn taps(linear: bool, n_in: usize, n_out: usize) -> Vec<Taps> {
-    if linear { linear_taps(n_in, n_out) } else { area_taps(n_in, n_out) }
+/// Weight of a cell at this distance from the source: Keys' cubic convolution with a = -0.75, torch's constant.
+fn cubic_weight(distance: f64) -> f64 {
+    const A: f64 = -0.75;
+    if distance <= 1.0 {
+        ((A + 2.0) * distance - (A + 3.0)) * distance * distance + 1.0
+    } else {
+        ((A * distance - 5.0 * A) * distance + 8.0 * A) * distance - 4.0 * A
+    }
+}
+
+/// Taps [n_out] of torch's bicubic interpolation, align_corners=False, no antialias: four cells, clamped (star.md §8).
+pub fn cubic_taps(n_in: usize, n_out: usize) -> Vec<Taps> {
+    (0..n_out)
+        .map(|o| {
+            let source = (o as f64 + 0.5) * n_in as f64 / n_out as f64 - 0.5;
+            let mut taps: Taps = Vec::with_capacity(4);
+            for step in -1..3 {
+                let cell = source.floor() + f64::from(step);
+                let weight = cubic_weight((source - cell).abs());
+                let i = cell.clamp(0.0, (n_in - 1) as f64) as usize;
+                match taps.last_mut() {
+                    Some(last) if last.0 == i => last.1 += weight, // both beyond the edge: one cell is one tap
+                    _ => taps.push((i, weight)),
+                }
+            }
+            taps.retain(|tap| tap.1 != 0.0); // as in linear_taps
+            taps
+        })
+        .collect()
+}
+
+/// How `resize_map` and `resize_tokens` weigh the cells along an axis.
+#[wasm_bindgen]
+#[derive(Clone, Copy)]
+pub enum ResizeKind {
+    Area,
+    Linear,
+    Cubic,
+}
+
+impl ResizeKind {
+    fn taps(self, n_in: usize, n_out: usize) -> Vec<Taps> {
+        match self {
+            Self::Area => area_taps(n_in, n_out),
+            Self::Linear => linear_taps(n_in, n_out),
+            Self::Cubic => cubic_taps(n_in, n_out),
+        }
+    }
 }
 
 /// Calls `each(i, value)` for every cell of one resized plane [h_out * w_out], in f64 so that the caller rounds once.
@@ -70,8 +116,8 @@ fn resize_token(grid: &[f32], width: usize, ys: &Taps, xs: &Taps, sums: &mut [f6
 
 /// x [d, h, w] -> [d, h_out, w_out].
 #[wasm_bindgen]
-pub fn resize_map(x: &[f32], h: usize, w: usize, h_out: usize, w_out: usize, linear: bool) -> Vec<f32> {
-    let (ys, xs) = (taps(linear, h, h_out), taps(linear, w, w_out));
+pub fn resize_map(x: &[f32], h: usize, w: usize, h_out: usize, w_out: usize, kind: ResizeKind) -> Vec<f32> {
+    let (ys, xs) = (kind.taps(h, h_out), kind.taps(w, w_out));
     let mut out = vec![0.0; x.len() / (h * w) * h_out * w_out];
     for (plane, out) in x.chunks_exact(h * w).zip(out.chunks_exact_mut(h_out * w_out)) {
         resize_plane(plane, w, &ys, &xs, |i, value| out[i] = value as f32);
@@ -81,8 +127,8 @@ pub fn resize_map(x: &[f32], h: usize, w: usize, h_out: usize, w_out: usize, lin
 
 /// x [h*w, C] -> [h_out*w_out, C].
 #[wasm_bindgen]
-pub fn resize_tokens(x: &[f32], h: usize, w: usize, h_out: usize, w_out: usize, linear: bool) -> Vec<f32> {
-    let (ys, xs) = (taps(linear, h, h_out), taps(linear, w, w_out));
+pub fn resize_tokens(x: &[f32], h: usize, w: usize, h_out: usize, w_out: usize, kind: ResizeKind) -> Vec<f32> {
+    let (ys, xs) = (kind.taps(h, h_out), kind.taps(w, w_out));
     let channels = x.len() / (h * w);
     let mut sums = vec![0.0; channels];
     let mut out = vec![0.0; h_out * w_out * channels];

@@ -30,12 +30,19 @@ export class TensorSource {
   /** Real paths of the files that hold its tensors. */
   readonly files: readonly string[];
   readonly #tensors: ReadonlyMap<string, TensorRef>;
+  readonly #numbers: ReadonlyMap<string, readonly number[]>;
 
-  /** Wraps the references a reader found, keyed by name. */
-  constructor(path: string, files: readonly string[], tensors: ReadonlyMap<string, TensorRef>) {
+  /** Wraps the references a reader found, and the lists of numbers beside them, keyed by name. */
+  constructor(
+    path: string,
+    files: readonly string[],
+    tensors: ReadonlyMap<string, TensorRef>,
+    numbers: ReadonlyMap<string, readonly number[]> = new Map(),
+  ) {
     this.path = path;
     this.files = files;
     this.#tensors = tensors;
+    this.#numbers = numbers;
   }
 
   /** Number of tensors. */
@@ -66,17 +73,30 @@ export class TensorSource {
   }
 
   /**
-   * A view of the tensors whose name starts with `prefix`, under what follows it; empty when there are none.
+   * The list or tuple of finite numbers of that name, such as "trainer.config.patch_nums" in a training checkpoint of
+   * STAR (star.md §1); undefined when there is none, or it is longer than 1024. Only torch archives have any.
+   */
+  numbers(name: string): readonly number[] | undefined {
+    return this.#numbers.get(name);
+  }
+
+  /**
+   * A view of the tensors and lists whose name starts with `prefix`, under what follows it; empty when there are none.
    *
    * The references keep the name they have in the file.
    */
   under(prefix: string): TensorSource {
-    const tensors = new Map<string, TensorRef>();
-    for (const [name, ref] of this.#tensors) {
-      if (name.startsWith(prefix)) tensors.set(name.slice(prefix.length), ref);
-    }
-    return new TensorSource(this.path, this.files, tensors);
+    return new TensorSource(this.path, this.files, cut(this.#tensors, prefix), cut(this.#numbers, prefix));
   }
+}
+
+/** The entries whose name starts with `prefix`, without it. */
+function cut<T>(entries: ReadonlyMap<string, T>, prefix: string): Map<string, T> {
+  const found = new Map<string, T>();
+  for (const [name, value] of entries) {
+    if (name.startsWith(prefix)) found.set(name.slice(prefix.length), value);
+  }
+  return found;
 }
 
 /** Three names that share the longest beginning and end with `wanted`: tensor names are paths, and differ in the middle. */

@@ -2,8 +2,9 @@
  * Reads the zip archives of torch.save (PyTorch 1.6 and later): the directory and `data.pkl`, never the weights.
  *
  * `<root>/data.pkl` is a pickle whose tensors refer to storages `<root>/data/<key>` (infinity.md §1.1). Nested
- * dictionaries become dotted names; numbers, strings, lists and other objects in them are skipped. The checksums of
- * the archive are not verified: that would read every weight.
+ * dictionaries become dotted names; short lists and tuples of numbers, such as the sides in a training configuration, are
+ * kept beside the tensors; other lists, numbers, strings and objects are skipped. The checksums of the archive are not
+ * verified: that would read every weight.
  *
  * @module
  */
@@ -26,6 +27,10 @@ import { dataOffset, readZipDirectory, type ZipDirectory, type ZipEntry } from "
 const MAX_PICKLE_BYTES = 1 << 24;
 const MAX_DEPTH = 32;
 const MAX_LEAVES = 1 << 20;
+/** Longest list of numbers that is kept. */
+const MAX_NUMBERS = 1024;
+/** Values of lists that are looked at in all: the same list may lie under a million names. */
+const MAX_LISTED = 1 << 16;
 const SAVE_AGAIN = "Save its state_dict alone again with torch.save or as safetensors";
 
 const STORAGES: ReadonlyMap<string, DType> = new Map([
@@ -104,7 +109,10 @@ class TensorView extends PickleObject {
  * ```
  */
 export async function openTorch(path: string): Promise<TensorSource> {
-  return await withFile(path, async (file) => new TensorSource(path, [file.file], await readTorch(file)));
+  return await withFile(path, async (file) => {
+    const { tensors, numbers } = await readArchive(file);
+    return new TensorSource(path, [file.file], tensors, numbers);
+  });
 }
 
 /**
@@ -120,6 +128,16 @@ export async function openTorch(path: string): Promise<TensorSource> {
  * ```
  */
 export async function readTorch(file: RandomAccess): Promise<Map<string, TensorRef>> {
+  return (await readArchive(file)).tensors;
+}
+
+/** What nested dictionaries hold that is of use, under dotted names. */
+interface Found<T> {
+  readonly tensors: Map<string, T>;
+  readonly numbers: Map<string, readonly number[]>;
+}
+
+async function readArchive(file: RandomAccess): Promise<Found<TensorRef>> {
   const zip = await readZipDirectory(file);
   const { root, pickle } = findPickle(file, zip);
   await checkByteOrder(file, zip, root);
@@ -131,14 +149,15 @@ export async function readTorch(file: RandomAccess): Promise<Map<string, TensorR
   }, what);
   const refs = new Map<string, TensorRef>();
   const starts = new Map<string, number>(); // tied tensors and views share a storage
-  for (const [name, view] of flatten(what, value)) {
+  const { tensors, numbers } = flatten(what, value);
+  for (const [name, view] of tensors) {
     const { entry, dtype } = view.storage;
     const start = starts.get(entry.name) ?? await dataOffset(file, zip, entry);
     starts.set(entry.name, start);
     const offset = start + view.offset * DTYPE_BYTES[dtype];
     refs.set(name, { name, dtype, shape: view.shape, strides: view.strides, file: file.file, offset });
   }
-  return refs;
+  return { tensors: refs, numbers };
 }
 
 /** The archive's folder is named after the file it was first saved to, whatever it is called now. */
@@ -263,10 +282,12 @@ function badCall(what: string, name: string): IntegrityError {
   return new IntegrityError(`${what} calls ${quote(name)} with arguments it does not take`, { hint: SAVE_AGAIN });
 }
 
-/** The tensors of nested dictionaries under dotted names. */
-function flatten(what: string, root: PickleValue): Map<string, TensorView> {
+/** The tensors and lists of numbers of nested dictionaries under dotted names. */
+function flatten(what: string, root: PickleValue): Found<TensorView> {
   const found = new Map<string, TensorView>();
+  const numbers = new Map<string, readonly number[]>();
   let leaves = 0;
+  let listed = 0;
   const walk = (value: PickleValue, name: string, depth: number): void => {
     // A few nested dictionaries that all hold the next one twice would take for ever.
     if (++leaves > MAX_LEAVES || depth > MAX_DEPTH) {
@@ -284,6 +305,11 @@ function flatten(what: string, root: PickleValue): Map<string, TensorView> {
         );
       }
       found.set(name, value);
+    } else if (Array.isArray(value)) {
+      if (value.length > MAX_NUMBERS || name.length > MAX_NAME_LENGTH) return;
+      listed += value.length + 1; // an empty list costs its name
+      // As in Python, the last one of a name counts. No copy: the pickle has ended, nothing appends any more.
+      if (listed <= MAX_LISTED && value.every(isFiniteNumber)) numbers.set(name, value);
     } else if (value instanceof PickleDict) {
       for (let at = 0; at < value.items.length; at += 2) {
         const key = value.items[at];
@@ -298,5 +324,9 @@ function flatten(what: string, root: PickleValue): Map<string, TensorView> {
     });
   }
   walk(root, "", 0);
-  return found;
+  return { tensors: found, numbers };
+}
+
+function isFiniteNumber(value: PickleValue): value is number {
+  return typeof value === "number" && Number.isFinite(value);
 }

@@ -14,8 +14,13 @@ import { type ZipData, zipPieces } from "./zip_writer.ts";
 
 /** How the dictionary is laid out. */
 export interface TorchOptions {
-  /** Key of a dictionary at the top that holds the tensors' dictionary, such as "vae"; left out, tensors are at the top. */
+  /**
+   * Path of keys, joined with ".", at which the tensors' dictionary lies, such as "vae" or "trainer.var_wo_ddp"; left out,
+   * it is the whole.
+   */
   readonly under?: string;
+  /** Tuples of whole numbers by such a path, beside what lies `under`: "trainer.config.patch_nums" (star.md §1). */
+  readonly numbers?: Readonly<Record<string, readonly number[]>>;
 }
 
 const STORAGES: Readonly<Record<DType, string>> = {
@@ -35,7 +40,8 @@ const STORAGES: Readonly<Record<DType, string>> = {
  * Writes tensors to a file that `torch.load(path, weights_only=True)` reads, under a temporary name in its folder, then
  * renames it.
  *
- * Throws UsageError for a repeated name, an impossible shape, bytes that do not fill it, or a folder that is not there.
+ * Throws UsageError for a repeated name, an impossible shape, bytes that do not fill it, numbers that are not whole or lie
+ * where something else does, or a folder that is not there.
  *
  * @example
  * ```ts
@@ -44,8 +50,10 @@ const STORAGES: Readonly<Record<DType, string>> = {
  * import assert from "node:assert/strict";
  * const path = `${await Deno.makeTempDir()}/x.pth`;
  * const bias = { name: "bias", dtype: "F32", shape: [2], bytes: new Uint8Array(8) } as const;
- * await writeTorch(path, [bias], { under: "vae" });
- * assert.deepEqual((await openTorch(path)).get("vae.bias").shape, [2]);
+ * await writeTorch(path, [bias], { under: "trainer.var_wo_ddp", numbers: { "trainer.config.patch_nums": [1, 2, 4] } });
+ * const source = await openTorch(path);
+ * assert.deepEqual(source.get("trainer.var_wo_ddp.bias").shape, [2]);
+ * assert.deepEqual(source.numbers("trainer.config.patch_nums"), [1, 2, 4]);
  * ```
  */
 export async function writeTorch(
@@ -73,7 +81,7 @@ export async function writeTorch(
   }
 }
 
-function archiveEntries(path: string, tensors: readonly TensorData[], { under }: TorchOptions): ZipData[] {
+function archiveEntries(path: string, tensors: readonly TensorData[], options: TorchOptions): ZipData[] {
   const root = basename(path).replace(/\.[^.]*$/, ""); // torch names the archive's folder after its file
   const names = new Set<string>();
   const entry = (name: string, bytes: Uint8Array): ZipData => {
@@ -90,11 +98,43 @@ function archiveEntries(path: string, tensors: readonly TensorData[], { under }:
     return { name: `${root}/data/${key}`, label, size: count * DTYPE_BYTES[dtype], bytes };
   });
   return [
-    entry("data.pkl", new Pickler().file(tensors, under)),
+    entry("data.pkl", new Pickler().file(nested(path, tensors, options))),
     entry("byteorder", ascii("little")),
     ...storages,
     entry("version", ascii("3\n")),
   ];
+}
+
+/** What a file holds: the dictionary of tensors, a tuple of numbers, or a dictionary of these. */
+type Node = { readonly tensors: readonly TensorData[] } | readonly number[] | Map<string, Node>;
+
+function nested(path: string, tensors: readonly TensorData[], { under, numbers = {} }: TorchOptions): Node {
+  const wrong = (place: string, what: string): UsageError => {
+    return new UsageError(`Cannot write ${quote(path)}: ${quote(place)} ${what}`);
+  };
+  const root = new Map<string, Node>();
+  const put = (place: string, node: Node): void => {
+    const keys = place.split(".");
+    const last = keys.pop()!;
+    let at = root;
+    for (const key of keys) {
+      const next = at.get(key) ?? new Map<string, Node>();
+      if (!(next instanceof Map)) throw wrong(place, "lies in no dictionary of its own");
+      at.set(key, next);
+      at = next;
+    }
+    if (at.has(last)) throw wrong(place, "is taken");
+    at.set(last, node);
+  };
+  if (under !== undefined) put(under, { tensors });
+  for (const [place, values] of Object.entries(numbers)) {
+    if (under === undefined) throw wrong(place, "wants the tensors under a key");
+    if (!values.every((value) => Number.isSafeInteger(value) && value >= 0)) {
+      throw wrong(place, `is [${values.join(", ")}], wanted whole numbers`);
+    }
+    put(place, values);
+  }
+  return under === undefined ? { tensors } : root;
 }
 
 function ascii(text: string): Uint8Array {
@@ -105,23 +145,32 @@ function ascii(text: string): Uint8Array {
 class Pickler {
   readonly #bytes: number[] = [];
 
-  /** OrderedDict of tensors, alone or as the one value of a dict. */
-  file(tensors: readonly TensorData[], under: string | undefined): Uint8Array {
+  /** A whole pickle. */
+  file(root: Node): Uint8Array {
     this.#op("\x80\x02"); // PROTO 2
-    if (under !== undefined) {
-      this.#op("}"); // EMPTY_DICT
-      this.#text(under);
-    }
-    this.#orderedDict();
-    this.#op("("); // MARK
-    for (const [key, tensor] of tensors.entries()) {
-      this.#text(tensor.name);
-      this.#tensor(tensor, String(key));
-    }
-    this.#op("u"); // SETITEMS
-    if (under !== undefined) this.#op("s"); // SETITEM
+    this.#node(root);
     this.#op("."); // STOP
     return Uint8Array.from(this.#bytes);
+  }
+
+  /** A dict, a tuple, or an OrderedDict of tensors. */
+  #node(node: Node): void {
+    if (node instanceof Map) {
+      this.#op("}"); // EMPTY_DICT
+      for (const [key, value] of node) {
+        this.#text(key);
+        this.#node(value);
+        this.#op("s"); // SETITEM
+      }
+    } else if ("tensors" in node) {
+      this.#orderedDict();
+      this.#op("("); // MARK
+      for (const [key, tensor] of node.tensors.entries()) {
+        this.#text(tensor.name);
+        this.#tensor(tensor, String(key));
+      }
+      this.#op("u"); // SETITEMS
+    } else this.#integers(node);
   }
 
   /** _rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, backward_hooks) */

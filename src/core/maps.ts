@@ -7,8 +7,14 @@ import * as wasm from "../../core_rs/pkg/core.js";
 import { countValues, expectShape, expectSides } from "./checks.ts";
 import { pack, type Stream } from "./streams.ts";
 
-/** Adaptive average pooling, or torch's two-tap interpolation (align_corners=False, no antialias). */
-export type ResizeKind = "area" | "linear";
+/** Adaptive average pooling, or torch's interpolation by two or four taps (align_corners=False, no antialias). */
+export type ResizeKind = "area" | "linear" | "cubic";
+
+const KINDS: Record<ResizeKind, wasm.ResizeKind> = {
+  area: wasm.ResizeKind.Area,
+  linear: wasm.ResizeKind.Linear,
+  cubic: wasm.ResizeKind.Cubic,
+};
 
 /**
  * Token grid x [h*w, C] resized to [outH*outW, C].
@@ -36,7 +42,7 @@ export function resizeTokens(
   expectSides("resizeTokens", h, w, outH, outW);
   expectShape("resizeTokens", "x", x, [h, w, C]);
   countValues("resizeTokens", "result", [outH, outW, C]);
-  return wasm.resize_tokens(x, h, w, outH, outW, kind === "linear");
+  return wasm.resize_tokens(x, h, w, outH, outW, KINDS[kind]);
 }
 
 /**
@@ -63,7 +69,7 @@ export function resizeMap(
   expectSides("resizeMap", h, w, outH, outW);
   expectShape("resizeMap", "x", x, [d, h, w]);
   countValues("resizeMap", "result", [d, outH, outW]);
-  return wasm.resize_map(x, h, w, outH, outW, kind === "linear");
+  return wasm.resize_map(x, h, w, outH, outW, KINDS[kind]);
 }
 
 /**

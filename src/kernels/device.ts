@@ -11,15 +11,17 @@ import type { Stream } from "../core.ts";
 import type { DeviceMemory } from "../runtime/device_memory.ts";
 import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../runtime/runtime.ts";
 import type { Grid } from "../schedule.ts";
+import type { RowKind } from "../step.ts";
 import { DeviceBatch, type DeviceIndices, type DeviceRows, NEVER } from "./device_batch.ts";
 import type { Workers } from "../workers.ts";
 import {
   addBitsGraph,
   guideGraph,
+  keptRowsGraph,
   nextInputGraph,
-  nullRowsGraph,
   projectGraph,
   restoreGraph,
+  rowsOf,
   sampleRowsGraph,
   selectRowsGraph,
   upsampleGraph,
@@ -86,14 +88,17 @@ export class DeviceKernels extends DeviceBatch implements ScaleKernels<DeviceRow
     return this.#each(latent, (own) => this.one(`input ${this.key(grid)}`, graph, { latent: own }, "u", dims));
   }
 
-  /** The same tensors, held once more, or their null rows where a tensor has both of an image. */
-  keepNull(x: DeviceRows): Promise<DeviceRows> {
-    return this.#each(x.slice(-this.#images), (own) => {
+  /** The same tensors, held once more, or one kind of their rows where a tensor has both of an image. */
+  keep(x: DeviceRows, _grid: Grid, kind: RowKind): Promise<DeviceRows> {
+    const own = kind === "null" ? x.slice(-this.#images) : x.slice(0, this.#images);
+    return this.#each(own, (own) => {
       const [rows, L] = own.dims as [number, number];
       if (rows === 1) return Promise.resolve(this.memory.hold(own));
-      const row = this.memory.rows(own, "F32", 1, 2);
+      const [from, to] = rowsOf(kind, 1);
+      const row = this.memory.rows(own, "F32", from, to);
       if (row) return Promise.resolve(row);
-      return this.one(`null ${this.width}`, () => nullRowsGraph(this.width), { x: own }, "y", [1, L, this.width]);
+      const graph = () => keptRowsGraph(this.width, kind);
+      return this.one(`${kind} ${this.width}`, graph, { x: own }, "y", [1, L, this.width]);
     });
   }
 

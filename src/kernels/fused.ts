@@ -9,6 +9,7 @@ import type { Stream } from "../core.ts";
 import type { DeviceMemory } from "../runtime/device_memory.ts";
 import { type DeviceTensor, floatTensor, intTensor, type Tensor } from "../runtime/runtime.ts";
 import type { Grid } from "../schedule.ts";
+import type { RowKind } from "../step.ts";
 import { DeviceBatch, type DeviceIndices, type DeviceRows, NEVER } from "./device_batch.ts";
 import {
   drawBitsGraph,
@@ -20,8 +21,16 @@ import {
   projectGivenGraph,
   restoreRowsGraph,
 } from "./fused_graphs.ts";
-import { nextInputGraph, nullRowsGraph } from "./graphs.ts";
-import type { BitRequest, GuidedLogits, LoopBatch, LoopDims, ProjectionRequest, ScaleKernels } from "./kernels.ts";
+import { keptRowsGraph, nextInputGraph, rowsOf } from "./graphs.ts";
+import type {
+  BitRequest,
+  ForcedTokens,
+  GuidedLogits,
+  LoopBatch,
+  LoopDims,
+  ProjectionRequest,
+  ScaleKernels,
+} from "./kernels.ts";
 
 /** A logit that leaves no doubt. */
 const CERTAIN = 1e30;
@@ -57,14 +66,16 @@ export class FusedKernels extends DeviceBatch implements ScaleKernels<DeviceRows
     return [await this.one(`input ${this.key(grid)}`, graph, { latent: latent! }, "u", dims)];
   }
 
-  /** The same tensor, held once more, or its null rows. */
-  async keepNull(x: DeviceRows): Promise<DeviceRows> {
-    const own = x.at(-1)!;
+  /** The same tensor, held once more, or one kind of its rows. */
+  async keep(x: DeviceRows, _grid: Grid, kind: RowKind): Promise<DeviceRows> {
+    const own = kind === "null" ? x.at(-1)! : x[0]!;
     const [R, L, C] = own.dims as [number, number, number];
     const B = this.#images;
     if (R === B) return [this.memory.hold(own)];
-    const rows = this.memory.rows(own, "F32", B, 2 * B);
-    return [rows ?? await this.one(`null ${C} of ${B}`, () => nullRowsGraph(C, B), { x: own }, "y", [B, L, C])];
+    const [from, to] = rowsOf(kind, B);
+    const rows = this.memory.rows(own, "F32", from, to);
+    const graph = () => keptRowsGraph(C, kind, B);
+    return [rows ?? await this.one(`${kind} ${C} of ${B}`, graph, { x: own }, "y", [B, L, C])];
   }
 
   /** I [B, r]. */
@@ -160,7 +171,7 @@ export class FusedKernels extends DeviceBatch implements ScaleKernels<DeviceRows
     { grid, streams, topP, forced }: BitRequest,
     only?: DeviceIndices,
   ): Promise<DeviceRows> {
-    const certain = (bits: readonly Uint8Array[]): Tensor =>
+    const certain = (bits: readonly ForcedTokens[]): Tensor =>
       floatTensor(Float32Array.from(bits.flatMap((own) => [...own]), (bit) => bit ? CERTAIN : -CERTAIN), z!.dims);
     const threshold = topP === 0 ? NEVER : Math.min(Math.log(topP / (1 - topP)), NEVER);
     const inputs = {

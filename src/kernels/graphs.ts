@@ -12,6 +12,7 @@ import type { ResizeKind } from "../core.ts";
 import { batchRows, Graph, type Value } from "../graph/graph.ts";
 import { ELEMENT } from "../graph/onnx_proto.ts";
 import type { Grid } from "../schedule.ts";
+import type { RowKind } from "../step.ts";
 
 /** Latent of one image and how tokens cover it. */
 export interface LatentShape {
@@ -105,11 +106,16 @@ export function sampleRowsGraph(C: number): Graph {
   return graph;
 }
 
-/** The null rows of x [2 B, L, C], [B, L, C]. */
-export function nullRowsGraph(C: number, images = 1): Graph {
-  const graph = new Graph("null rows");
+/** First and last but one of the rows of a kind among 2 B, conditional ones first. */
+export function rowsOf(kind: RowKind, images: number): [from: number, to: number] {
+  return kind === "null" ? [images, 2 * images] : [0, images];
+}
+
+/** One kind of the rows of x [2 B, L, C], [B, L, C]. */
+export function keptRowsGraph(C: number, kind: RowKind, images = 1): Graph {
+  const graph = new Graph(`${kind} rows`);
   const x = graph.input("x", "F32", [2 * images, "L", C]);
-  graph.output("y", batchRows(graph, x, images, 2 * images), "F32", [images, "L", C]);
+  graph.output("y", batchRows(graph, x, ...rowsOf(kind, images)), "F32", [images, "L", C]);
   return graph;
 }
 

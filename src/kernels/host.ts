@@ -6,6 +6,7 @@
 import * as core from "../core.ts";
 import type { Stream } from "../core.ts";
 import type { Grid } from "../schedule.ts";
+import type { RowKind } from "../step.ts";
 import type { BitRequest, GuidedLogits, LoopBatch, LoopDims, ProjectionRequest, ScaleKernels } from "./kernels.ts";
 
 /** Row indices of every image, [r]. */
@@ -53,8 +54,9 @@ export class HostKernels implements ScaleKernels<Float32Array, HostIndices> {
   }
 
   /** A copy: chunks overwrite what they are given. */
-  keepNull(x: Float32Array, { h, w }: Grid): Promise<Float32Array> {
-    return Promise.resolve(x.slice(x.length - this.#batch.length * h * w * this.#dims.width));
+  keep(x: Float32Array, { h, w }: Grid, rows: RowKind): Promise<Float32Array> {
+    const size = this.#batch.length * h * w * this.#dims.width;
+    return Promise.resolve(rows === "null" ? x.slice(x.length - size) : x.slice(0, size));
   }
 
   /** I, [r] an image. */
@@ -131,7 +133,8 @@ export class HostKernels implements ScaleKernels<Float32Array, HostIndices> {
   ): Promise<Float32Array> {
     const { codeDim, patchify } = this.#dims;
     return this.#each((image) => {
-      const bits = forced?.[image] ?? core.sampleBits(streams[image]!, this.#part(z, image), topP);
+      const bits = (forced?.[image] as Uint8Array | undefined) ??
+        core.sampleBits(streams[image]!, this.#part(z, image), topP);
       const mask = only && maskOf(only[image]!, h * w);
       const own = this.#part(latent, image);
       return core.addCodes(own, bits, h, w, this.#height, this.#width, codeDim, patchify, mask);

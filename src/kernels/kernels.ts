@@ -11,6 +11,7 @@
  */
 import type { ProjectionKind, Stream } from "../core.ts";
 import type { Grid } from "../schedule.ts";
+import type { RowKind } from "../step.ts";
 
 /** What the kernels of one batch of pictures need to know of it. */
 export interface LoopDims {
@@ -42,17 +43,24 @@ export interface GuidedLogits<T> {
   readonly finite: boolean | (() => Promise<boolean>);
 }
 
-/** What turns guided logits into bits, one entry an image. */
+/** What turns guided logits into bits, or into codes of a codebook, one entry an image. */
 export interface BitRequest {
+  /** Scale index k. */
+  readonly scale: number;
   /** Grid of the scale. */
   readonly grid: Grid;
   /** Random stream of each image. */
   readonly streams: readonly Stream[];
-  /** Nucleus share; 0.5 is greedy. */
+  /** Nucleus share; 0.5 is greedy for bits. */
   readonly topP: number;
-  /** Bits to take instead, [L, d_tok] of 0 and 1: golden cases. */
-  readonly forced?: readonly Uint8Array[] | undefined;
+  /** Most likely codes that may be drawn, of codebooks; 0 = all, 1 is greedy. Bits have but two. */
+  readonly topK?: number | undefined;
+  /** Bits to take instead, [L, d_tok] of 0 and 1, or codes [L] of a codebook: golden cases. */
+  readonly forced?: readonly ForcedTokens[] | undefined;
 }
+
+/** Tokens of a scale: bits [L, d_tok] of 0 and 1, or codes [L]. */
+export type ForcedTokens = Uint8Array | Uint32Array;
 
 /** How rows of X are mixed, one entry an image. */
 export interface ProjectionRequest {
@@ -83,8 +91,8 @@ export interface ScaleKernels<T, I> {
   foresee?(projections: readonly ForeseenProjection[]): void;
   /** Input of a scale, u [B, L, d_tok]: the latents at its grid (infinity.md §5.4). */
   nextInput(latent: T, grid: Grid): Promise<T>;
-  /** The null rows of x [R, L, C], kept to be restored from: the last B, [B, L, C]. */
-  keepNull(x: T, grid: Grid): Promise<T>;
+  /** Conditional or null rows of x [R, L, C], kept to be restored from: the first B or the last, [B, L, C]. */
+  keep(x: T, grid: Grid, rows: RowKind): Promise<T>;
   /** Rows I of x [B, M, C] by energy, r an image (stagevar.md §3.2). */
   sampleRows(x: T, rank: number, streams: readonly Stream[]): Promise<I>;
   /** Given rows as I. */

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { FIDELITY, type Method } from "./method.ts";
+import { aloneOn, FIDELITY, type Method, ROW } from "./method.ts";
 import { ALPHA, projected, refine, stagevar } from "./stagevar.ts";
 
 /**
@@ -18,9 +18,10 @@ import { ALPHA, projected, refine, stagevar } from "./stagevar.ts";
  */
 export const unguided: Method = {
   name: "unguided",
-  summary: "fidelity scales in full on the null row",
-  options: [FIDELITY],
-  steps: ({ full, fidelity }) => full.map((step, k) => k < full.length - fidelity ? step : { ...step, guidance: 0 }),
+  summary: "fidelity scales in full on one row",
+  options: [FIDELITY, ROW],
+  steps: ({ full, fidelity, option }) =>
+    full.map((step, k) => k < full.length - fidelity ? step : { ...step, guidance: aloneOn(option(ROW)) }),
 };
 
 /**
@@ -53,12 +54,12 @@ export const skipFidelity: Method = {
 export const cacheOnly: Method = {
   name: "cache-only",
   summary: "control (b): reduced scales sample from the upsampled cache, no block runs",
-  options: [FIDELITY, ALPHA],
+  options: [FIDELITY, ALPHA, ROW],
   steps: (context) =>
-    refine(context, context.option(ALPHA), (scale) => ({
+    refine(context, context.option(ROW), context.option(ALPHA), (scale) => ({
       kind: "reduced",
-      rows: "null",
-      guidance: 0,
+      rows: context.option(ROW),
+      guidance: aloneOn(context.option(ROW)),
       tau: context.full[scale]!.tau,
       reduce: "cache",
       ranks: [],
@@ -81,10 +82,10 @@ export const cacheOnly: Method = {
 export const selectRows: Method = {
   name: "select-rows",
   summary: "control (c): reduced scales run the drawn rows unmixed, at their own positions",
-  options: [FIDELITY, ALPHA],
+  options: [FIDELITY, ALPHA, ROW],
   steps: (context) =>
-    refine(context, context.option(ALPHA), (scale, alpha) => ({
-      ...projected(context, scale, alpha),
+    refine(context, context.option(ROW), context.option(ALPHA), (scale, alpha) => ({
+      ...projected(context, context.option(ROW), scale, alpha),
       reduce: "select",
       rope: "indices",
     })),

@@ -6,7 +6,7 @@
  * @module
  */
 import { UsageError } from "../errors.ts";
-import type { FullStep, Step } from "../step.ts";
+import type { FullStep, ReducedStep, RowKind, Step } from "../step.ts";
 
 /** Value of an option after reading: plain JSON. */
 export type OptionValue = number | string | number[];
@@ -19,6 +19,8 @@ export interface OptionFacts {
   fidelity: number;
   /** Thresholds of the model's rank table, one a fidelity scale. */
   alphas: readonly number[];
+  /** Positions that the family's released code gives pseudo-tokens. Default: the first ones. */
+  rope?: ReducedStep["rope"];
 }
 
 /** One option of a method, as `--method-option name=value` or in a request. */
@@ -165,7 +167,7 @@ export function thresholdsOption(name: string, doc: string): MethodOption<number
  * import assert from "node:assert/strict";
  * const facts = { scales: 13, fidelity: 3, alphas: [0.96, 0, 0] };
  * assert.deepEqual(resolveOptions(findMethod("stagevar"), { alpha: "0.9" }, facts), {
- *   fidelity: 3, alpha: [0.9, 0, 0], rope: "first", projection: "gaussian",
+ *   fidelity: 3, alpha: [0.9, 0, 0], row: "null", rope: "first", projection: "gaussian",
  * });
  * ```
  */
@@ -203,6 +205,37 @@ export const FIDELITY: MethodOption<number> = integerOption(
   (facts) => facts.scales - 1, // a reduced scale restores from a scale that ran
   (facts) => facts.fidelity,
 );
+
+/**
+ * Which batch row goes on alone through the fidelity stage: the released code's null row, or the conditional one, whose logits
+ * are those of a run of both rows without guidance and keep the prompt at the same cost (star.md §15, V-null and V-cond).
+ *
+ * @example
+ * ```ts
+ * import { ROW } from "@stagevar/stagevar/methods/method.ts";
+ * import assert from "node:assert/strict";
+ * assert.equal(ROW.default({ scales: 13, fidelity: 3, alphas: [] }), "null");
+ * ```
+ */
+export const ROW: MethodOption<RowKind> = choiceOption(
+  "row",
+  "batch row that goes on alone: the null row, as released, or the conditional one, which keeps the prompt",
+  ["null", "cond"],
+);
+
+/**
+ * Guidance under which a batch row's own logits are taken.
+ *
+ * @example
+ * ```ts
+ * import { aloneOn } from "@stagevar/stagevar/methods/method.ts";
+ * import assert from "node:assert/strict";
+ * assert.deepEqual([aloneOn("null"), aloneOn("cond")], [0, 1]);
+ * ```
+ */
+export function aloneOn(row: RowKind): 0 | 1 {
+  return row === "null" ? 0 : 1;
+}
 
 /** The table's own list where it has the right length; else the paper's pattern: 0.96 once, then skip. */
 function defaultAlphas(alphas: readonly number[], fidelity: number): readonly number[] {

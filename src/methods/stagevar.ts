@@ -4,13 +4,15 @@
  *
  * @module
  */
-import type { ReducedStep, Step } from "../step.ts";
+import type { ReducedStep, RowKind, Step } from "../step.ts";
 import {
+  aloneOn,
   choiceOption,
   FIDELITY,
   type Method,
   type MethodContext,
   type MethodOption,
+  ROW,
   thresholdsOption,
 } from "./method.ts";
 
@@ -39,11 +41,14 @@ export const ALPHA: MethodOption<number[]> = thresholdsOption(
  * assert.equal(ROPE.default({ scales: 13, fidelity: 3, alphas: [] }), "first");
  * ```
  */
-export const ROPE: MethodOption<ReducedStep["rope"]> = choiceOption(
-  "rope",
-  "positions of the pseudo-tokens: the first r of the scale, or those of the restored rows",
-  ["first", "indices"],
-);
+export const ROPE: MethodOption<ReducedStep["rope"]> = {
+  ...choiceOption(
+    "rope",
+    "positions of the pseudo-tokens: the first r of the scale, or those of the restored rows",
+    ["first", "indices"],
+  ),
+  default: ({ rope = "first" }) => rope,
+};
 
 /**
  * Entries of the random projection Q.
@@ -63,7 +68,7 @@ export const PROJECTION: MethodOption<ReducedStep["projection"]> = choiceOption(
 
 /**
  * Steps that leave all scales before the fidelity stage alone and treat each fidelity scale by its threshold: 0 skips it,
- * 1 runs it in full on the null row, anything between is `reduce(scale, alpha)`.
+ * 1 runs it in full on one row, anything between is `reduce(scale, alpha)`.
  *
  * @example
  * ```ts
@@ -71,12 +76,13 @@ export const PROJECTION: MethodOption<ReducedStep["projection"]> = choiceOption(
  * import assert from "node:assert/strict";
  * const step = { kind: "full", rows: "both", guidance: 3, tau: 1 } as const;
  * const context = { full: [step, step, step], fidelity: 2, option: () => assert.fail(), ranksAt: () => [] };
- * const steps = refine(context, [1, 0], () => assert.fail());
+ * const steps = refine(context, "null", [1, 0], () => assert.fail());
  * assert.deepEqual(steps, [step, { ...step, guidance: 0 }, { kind: "skip" }]);
  * ```
  */
 export function refine(
   { full, fidelity }: MethodContext,
+  row: RowKind,
   alphas: readonly number[],
   reduce: (scale: number, alpha: number) => Step,
 ): Step[] {
@@ -85,7 +91,7 @@ export function refine(
     if (scale < first) return step;
     const alpha = alphas[scale - first]!;
     if (alpha === 0) return { kind: "skip" };
-    return alpha === 1 ? { ...step, guidance: 0 } : reduce(scale, alpha);
+    return alpha === 1 ? { ...step, guidance: aloneOn(row) } : reduce(scale, alpha);
   });
 }
 
@@ -100,14 +106,19 @@ export function refine(
  * import assert from "node:assert/strict";
  * const step = { kind: "full", rows: "both", guidance: 3, tau: 0.5 } as const;
  * const context = { full: [step, step], fidelity: 1, option: () => assert.fail(), ranksAt: () => [2, 3] };
- * assert.deepEqual(projected(context, 1, 0.96).ranks, [2, 3]);
+ * assert.deepEqual(projected(context, "null", 1, 0.96).ranks, [2, 3]);
  * ```
  */
-export function projected({ full, ranksAt }: MethodContext, scale: number, alpha: number): ReducedStep {
+export function projected(
+  { full, ranksAt }: MethodContext,
+  row: RowKind,
+  scale: number,
+  alpha: number,
+): ReducedStep {
   return {
     kind: "reduced",
-    rows: "null",
-    guidance: 0,
+    rows: row,
+    guidance: aloneOn(row),
     tau: full[scale]!.tau,
     reduce: "project",
     ranks: ranksAt(alpha, scale),
@@ -124,16 +135,16 @@ export function projected({ full, ranksAt }: MethodContext, scale: number, alpha
  * ```ts
  * import { stagevar } from "@stagevar/stagevar/methods/stagevar.ts";
  * import assert from "node:assert/strict";
- * assert.deepEqual(stagevar.options.map(({ name }) => name), ["fidelity", "alpha", "rope", "projection"]);
+ * assert.deepEqual(stagevar.options.map(({ name }) => name), ["fidelity", "alpha", "row", "rope", "projection"]);
  * ```
  */
 export const stagevar: Method = {
   name: "stagevar",
   summary: "fidelity scales without the prompt, on few random mixtures of rows or not at all",
-  options: [FIDELITY, ALPHA, ROPE, PROJECTION],
+  options: [FIDELITY, ALPHA, ROW, ROPE, PROJECTION],
   steps: (context) =>
-    refine(context, context.option(ALPHA), (scale, alpha) => ({
-      ...projected(context, scale, alpha),
+    refine(context, context.option(ROW), context.option(ALPHA), (scale, alpha) => ({
+      ...projected(context, context.option(ROW), scale, alpha),
       rope: context.option(ROPE),
       projection: context.option(PROJECTION),
     })),

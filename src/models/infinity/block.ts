@@ -5,12 +5,20 @@
  * @module
  */
 import type { TensorRef } from "../../checkpoint/source.ts";
-import { type Graph, MICROSOFT, type Value } from "../../graph/graph.ts";
+import type { Graph, Value } from "../../graph/graph.ts";
+import {
+  attendRowwise,
+  gelu,
+  LAYER_NORM,
+  outputRows,
+  plainNorm,
+  type Rope,
+  rotate,
+  type RowCaches,
+  unit,
+} from "../block_parts.ts";
 import type { QuantisedLookup } from "./quantised.ts";
-import { type BlockWeights, type InfinityDims, outputRows } from "./weights.ts";
-
-/** Attributes of every layer norm (§3.2). */
-export const LAYER_NORM = { axis: -1, epsilon: { float: 1e-6 } };
+import type { BlockWeights, InfinityDims } from "./weights.ts";
 
 /** Small tensors that are folded into the graphs, read beforehand. */
 export interface FoldedWeights {
@@ -34,31 +42,6 @@ export interface BlockMaker {
   readonly shaped: (x: Value) => Value;
   /** Copies of the linear layers. */
   readonly quantised: QuantisedLookup;
-}
-
-/** Keys and values to attend to, one of each a batch row, [1, T, C]. */
-export interface RowCaches {
-  /** Keys. */
-  readonly keys: readonly Value[];
-  /** Values. */
-  readonly values: readonly Value[];
-}
-
-/** Where tokens sit: positions [R, L] into the tables cos, sin [M, hd/2] of a scale (§3.4). */
-export interface Rope {
-  /** Row of the tables for every token, or for the first one alone, [1], which the others follow. */
-  readonly positions: Value;
-  /** Cosines. */
-  readonly cos: Value;
-  /** Sines. */
-  readonly sin: Value;
-}
-
-/** Declares keys and values of every row as inputs `keys.r` and `values.r`, [1, T, C]. */
-export function attentionCaches({ graph, dims, rows }: BlockMaker, keys: string, values: string): RowCaches {
-  const inputs = (name: string): Value[] =>
-    Array.from({ length: rows }, (_, r) => graph.input(`${name}.${r}`, "F32", [1, `T${r}${keys}`, dims.width]));
-  return { keys: inputs(keys), values: inputs(values) };
 }
 
 /** Declares the inputs of a {@linkcode Rope}, its tables in the element type of what they rotate. */
@@ -134,7 +117,7 @@ export function leaveBlock(
     shaped(
       linear(graph, graph.reshape(from, [-1, C]), block[`${name}.weight`]!, block[`${name}.bias`]!, quantised),
     );
-  const a = attendRowwise(make, input.q, input.cache, 1);
+  const a = attendRowwise(graph, input.q, input.cache, make.dims, 1);
   let x = add(graph, input.x, graph.op("Mul", [project(a, "sa.proj"), gamma1]));
 
   const z = graph.op("LayerNormalization", [
@@ -142,7 +125,7 @@ export function leaveBlock(
     graph.weight(block["ca_norm.weight"]!),
     graph.weight(block["ca_norm.bias"]!),
   ], LAYER_NORM);
-  const c = attendRowwise(make, project(z, "ca.mat_q"), input.text);
+  const c = attendRowwise(graph, project(z, "ca.mat_q"), input.text, make.dims);
   x = add(graph, x, project(c, "ca.proj"));
 
   const y = graph.reshape(modulate(graph, x, scale2, shift2, C), [-1, C]);
@@ -164,18 +147,6 @@ function linear(
   return graph.form.half ? graph.halfLinear(x, weight, bias) : graph.linear(x, weight, bias);
 }
 
-/** Each batch row attends to keys and values of its own, which differ in length or lie in buffers of their own. */
-function attendRowwise(
-  { graph, dims: { width, heads }, rows }: BlockMaker,
-  q: Value,
-  { keys, values }: RowCaches,
-  scale?: number,
-): Value {
-  const queries = rows === 1 ? [q] : graph.split(q, rows, 0);
-  const attended = queries.map((query, r) => graph.attention(query, keys[r]!, values[r]!, { heads, width, scale }));
-  return rows === 1 ? attended[0]! : graph.op("Concat", attended, { axis: 0 });
-}
-
 /** Declares a value [R, L, C] as outputs `name.r` [1, L, C]. */
 export function outputRowwise({ graph, dims, rows }: BlockMaker, name: string, value: Value): void {
   const parts = rows === 1 ? [value] : graph.split(value, rows, 0);
@@ -185,33 +156,9 @@ export function outputRowwise({ graph, dims, rows }: BlockMaker, name: string, v
 /** LN(x) * scale + shift, LN without affine (§3.1): x [R, L, C], scale and shift [R, 1, C]. */
 export function modulate(graph: Graph, x: Value, scale: Value, shift: Value, C: number): Value {
   if (graph.form.norms === "rowwise") return graph.op("LayerNormalization", [x, scale, shift], LAYER_NORM);
-  const normed = graph.op("LayerNormalization", [x, graph.floats(new Float32Array(C).fill(1))], LAYER_NORM);
-  return add(graph, graph.op("Mul", [normed, scale]), shift);
-}
-
-/**
- * x / ||x|| over each head, times the head's temperature (§3.3): a root-mean-square norm scaled by 1/sqrt(hd), whose
- * kernel makes one pass where norm, clamp and division make three. x [M, C] -> [M, H, hd].
- */
-function unit(graph: Graph, x: Value, { width: C, heads }: InfinityDims, temperature?: Float32Array): Value {
-  const hd = C / heads;
-  const scale = graph.floats(new Float32Array(hd).fill(1 / Math.sqrt(hd)));
-  const tiny = { axis: -1, epsilon: { float: 1e-24 / hd } }; // max(||x||, 1e-12) of the definition, squared and averaged
-  const direction = graph.op("SimplifiedLayerNormalization", [graph.reshape(x, [-1, heads, hd]), scale], tiny);
-  return temperature ? graph.op("Mul", [direction, graph.floats(temperature, [heads, 1])]) : direction;
-}
-
-/** Rotation of adjacent pairs (§3.4), x [R, L, C]. */
-export function rotate(graph: Graph, x: Value, { positions, cos, sin }: Rope, heads: number): Value {
-  const inputs = [x, positions, cos, sin];
-  return graph.op("RotaryEmbedding", inputs, { interleaved: 1, num_heads: heads }, MICROSOFT);
+  return add(graph, graph.op("Mul", [plainNorm(graph, x, C), scale]), shift);
 }
 
 function add(graph: Graph, a: Value, b: Value): Value {
   return graph.op("Add", [a, b]);
-}
-
-/** GELU by its tanh form. */
-export function gelu(graph: Graph, x: Value): Value {
-  return graph.op("FastGelu", [x], {}, MICROSOFT);
 }

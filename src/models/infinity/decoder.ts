@@ -165,12 +165,41 @@ export async function pixelsGraph(
   return graph;
 }
 
-/** Shapes are computed as the graph runs, or constants where a size is given: a device computes no shapes. */
-function decoded(
+/** What a decoder's graph is built of: layers on maps [1, C, h, w], by the name of their weights. */
+export interface GraphLayers {
+  /** A convolution, padded to keep its map's size. */
+  conv(x: Value, name: string): Value;
+  /** A group norm. */
+  norm(x: Value, name: string): Value;
+  /** A group norm, then SiLU. */
+  normSwish(x: Value, name: string): Value;
+  /** A residual block. */
+  residual(x: Value, name: string): Value;
+  /** Nearest-neighbour upsampling, then a convolution. */
+  upsampled(x: Value, name: string): Value;
+}
+
+/**
+ * Layers that are added to a graph in the order they are called, the upsamplings coarse to fine. Shapes are computed as the graph
+ * runs, or constants where the latent's size is given: a device computes no shapes.
+ *
+ * @example
+ * ```ts
+ * import { openCheckpoint } from "@stagevar/stagevar/checkpoint/open.ts";
+ * import { Graph } from "@stagevar/stagevar/graph/graph.ts";
+ * import { graphLayers, readDecoderWeights } from "@stagevar/stagevar/models/infinity/decoder.ts";
+ * import assert from "node:assert/strict";
+ * const weights = readDecoderWeights(await openCheckpoint("tests/golden/models/mini-2b/vae.pth"));
+ * const graph = new Graph("the first convolution");
+ * graphLayers(graph, weights).conv(graph.input("latent", "F32", [1, weights.codeDim, "h", "w"]), "conv_in");
+ * assert(graph.has("Conv"));
+ * ```
+ */
+export function graphLayers(
   graph: Graph,
-  { codeDim, widths, blocks, groups, tensors }: DecoderWeights,
+  { groups, tensors }: Pick<DecoderWeights, "groups" | "tensors">,
   size?: readonly [number, number],
-): Value {
+): GraphLayers {
   let sides = size; // of the map at hand
   const weight = (name: string): Value => graph.weight(tensors[name]!);
   const conv = (x: Value, name: string): Value => {
@@ -182,7 +211,7 @@ function decoded(
   // Means are taken along rows first and then over the rows of a group: one float32 sum over the millions of values of a
   // group at full size would cost a digit (InstanceNormalization does, and is off by one level ten times as often).
   const mean = (rows: Value): Value => graph.op("ReduceMean", [rows, graph.ints([2])], { keepdims: 1 });
-  const normSwish = (x: Value, name: string): Value => {
+  const norm = (x: Value, name: string): Value => {
     const width = tensors[`${name}.norm.weight`]!.shape[0]!;
     const length = sides ? graph.ints([sides[1]]) : graph.op("Shape", [x], { start: 3 }); // [W]
     const shape = sides ? graph.ints([1, width, ...sides]) : graph.op("Shape", [x]);
@@ -198,7 +227,10 @@ function decoded(
     const deviation = graph.op("Sqrt", [graph.op("Add", [variance, graph.floats([1e-6])])]);
     const gain = graph.op("Div", [graph.reshape(weight(`${name}.norm.weight`), [1, groups, -1, 1]), deviation]);
     const scaled = graph.op("Mul", [graph.op("Reshape", [centred, shape]), graph.reshape(gain, [1, width, 1, 1])]);
-    const y = graph.op("Add", [scaled, graph.reshape(weight(`${name}.norm.bias`), [1, width, 1, 1])]);
+    return graph.op("Add", [scaled, graph.reshape(weight(`${name}.norm.bias`), [1, width, 1, 1])]);
+  };
+  const normSwish = (x: Value, name: string): Value => {
+    const y = norm(x, name);
     return graph.op("Mul", [y, graph.op("Sigmoid", [y])]);
   };
   const residual = (x: Value, name: string): Value => {
@@ -207,20 +239,28 @@ function decoded(
     return graph.op("Add", [shortcut, conv(normSwish(h, `${name}.norm2`), `${name}.conv2`)]);
   };
   const double = graph.floats([1, 1, 2, 2]);
+  const upsampled = (x: Value, name: string): Value => {
+    const nearest = { mode: "nearest", coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" };
+    sides = sides && [2 * sides[0], 2 * sides[1]];
+    return conv(graph.op("Resize", [x, null, double], nearest), name);
+  };
+  return { conv, norm, normSwish, residual, upsampled };
+}
+
+function decoded(graph: Graph, weights: DecoderWeights, size?: readonly [number, number]): Value {
+  const { codeDim, widths, blocks } = weights;
+  const { conv, normSwish, residual, upsampled } = graphLayers(graph, weights, size);
   let x = conv(graph.input("latent", "F32", [1, codeDim, "h", "w"]), "conv_in");
   x = residual(residual(x, "mid.block_1"), "mid.block_2");
   for (let level = widths.length - 1; level >= 0; level--) {
     for (let i = 0; i < blocks; i++) x = residual(x, `up.${level}.block.${i}`);
-    if (level === 0) break;
-    const nearest = { mode: "nearest", coordinate_transformation_mode: "asymmetric", nearest_mode: "floor" };
-    sides = sides && [2 * sides[0], 2 * sides[1]];
-    x = conv(graph.op("Resize", [x, null, double], nearest), `up.${level}.upsample.conv`);
+    if (level > 0) x = upsampled(x, `up.${level}.upsample.conv`);
   }
   return conv(normSwish(x, "norm_out"), "conv_out");
 }
 
 /** Pictures whose largest map has more values than this are decoded in strips: faster, and in a third of the memory. */
-const ONE_GRAPH_VALUES = 2 ** 22;
+export const ONE_GRAPH_VALUES = 2 ** 22;
 
 /** How a decoder works on a device with memory of its own. */
 export interface DeviceDecoding {

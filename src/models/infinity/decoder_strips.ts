@@ -89,24 +89,33 @@ export class StripDecoder implements Disposable {
   readonly #sessions = new Map<string, Promise<Session>>();
   readonly #normWeights = new Map<string, Promise<Float32Array>>();
 
-  /** Takes other strips than {@linkcode stripRows} chooses, for tests. */
-  constructor(weights: DecoderWeights, runtime: Runtime, rows: typeof stripRows = stripRows) {
+  /**
+   * Takes other strips than {@linkcode stripRows} chooses, for tests, and only the last layers, for a decoder whose first ones
+   * are no layers of strips: it then begins with an upsampling, and decodes what comes before that.
+   */
+  constructor(
+    weights: DecoderWeights,
+    runtime: Runtime,
+    rows: typeof stripRows = stripRows,
+    layers: readonly DecoderLayer[] = decoderLayers(weights),
+  ) {
     this.#weights = weights;
     this.#runtime = runtime;
-    this.#layers = decoderLayers(weights);
+    this.#layers = layers;
     this.#rows = rows;
   }
 
-  /** latent [d, h, w] -> RGB [3, H, W], about -1 to 1 and not clamped. */
+  /** latent [d, h, w], or the first layer's input, -> RGB [3, H, W], about -1 to 1 and not clamped. */
   async decode(latent: Float32Array, h: number, w: number, signal?: AbortSignal): Promise<Float32Array> {
-    const { codeDim, stride, widths } = this.#weights;
+    const { stride, widths } = this.#weights;
     const [H, W] = [h * stride, w * stride];
     const channels = widths.map((_, level) =>
-      Math.max(...this.#layers.filter((layer) => layer.level === level).flatMap(({ from, to }) => [from, to]))
+      Math.max(0, ...this.#layers.filter((layer) => layer.level === level).flatMap(({ from, to }) => [from, to]))
     );
     const rows = this.#rows(channels, H, W);
     const rgb = new Float32Array(3 * H * W);
-    let x: StripMap = { channels: codeDim, width: w, strips: [wholeStrip(latent, codeDim, h, w)], moments: [] };
+    const { from } = this.#layers[0]!;
+    let x: StripMap = { channels: from, width: w, strips: [wholeStrip(latent, from, h, w)], moments: [] };
     let input: StripMap | undefined; // of the residual block at hand
     for (const [i, layer] of this.#layers.entries()) {
       // the next layer's weights are packed while this one runs; what fails is reported when its turn comes

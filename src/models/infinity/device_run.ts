@@ -8,19 +8,13 @@
 import { DeviceKernels } from "../../kernels/device.ts";
 import type { DeviceIndices, DeviceRows } from "../../kernels/device_batch.ts";
 import { FusedKernels } from "../../kernels/fused.ts";
-import type { HostIndices } from "../../kernels/host.ts";
 import type { DeviceMemory } from "../../runtime/device_memory.ts";
 import { type DeviceTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
 import type { Grid } from "../../schedule.ts";
 import { cacheDims, cacheElement, cutGraph, embedGraph } from "./graphs.ts";
-import { InfinityRun, type PictureRun, type RunRequest } from "./run.ts";
+import type { LoopIndices, LoopTensor, PictureRun, RunRequest } from "../painter.ts";
+import { InfinityRun } from "./run.ts";
 import type { EncodedText, InfinityTransformer } from "./transformer.ts";
-
-/** A tensor of the loop in either memory. */
-export type LoopTensor = Float32Array | DeviceRows;
-
-/** Row indices of the loop in either memory. */
-export type LoopIndices = HostIndices | DeviceIndices;
 
 /** Keys and values of one block. */
 interface Pair {

@@ -6,20 +6,14 @@
  *
  * @module
  */
-import { dirname, join } from "node:path";
-import { rmdir, statfs } from "node:fs/promises";
-import { type TensorData, writeSafetensors } from "../../checkpoint/safetensors_writer.ts";
-import { DTYPE_BYTES } from "../../checkpoint/tensor.ts";
-import { writeTorch } from "../../checkpoint/torch_pth_writer.ts";
-import { DeviceError, StageVarError, UsageError } from "../../errors.ts";
-import { writeFileAtomic } from "../../output.ts";
+import { dirname } from "node:path";
+import type { TensorData } from "../../checkpoint/safetensors_writer.ts";
 import type { T5Dims } from "../../text/t5_encoder.ts";
-import { type DecoderDims, decoderTensors, type FakeTensor, t5Tensors, transformerTensors } from "./fake_tensors.ts";
+import type { FakeDType, FakeTensor } from "../fake_values.ts";
+import { type FakeFile, type FakeOptions, weightBytes, writeFakeFiles } from "../fake_writer.ts";
+import { type DecoderDims, decoderTensors, t5Tensors, transformerTensors } from "./fake_tensors.ts";
 import { fakeTokenizer } from "./fake_tokenizer.ts";
-import { type FakeDType, FakeValues } from "./fake_values.ts";
 import type { InfinityDims } from "./weights.ts";
-
-export type { FakeDType } from "./fake_values.ts";
 
 /** A model to make up: its sizes, and the files that a release of it consists of. */
 export interface FakeModel {
@@ -35,28 +29,6 @@ export interface FakeModel {
   readonly vaeFile: string;
   /** Sizes of the text encoder, at least 32 128 rows of vocabulary for its tokenizer. */
   readonly text: T5Dims;
-}
-
-/** A file of weights. */
-export interface FakeFile {
-  /** Path in the model's folder. */
-  readonly path: string;
-  /** Its tensors, in order. */
-  readonly tensors: readonly FakeTensor[];
-}
-
-/** How weights are made, and who hears about it. */
-export interface FakeOptions {
-  /** Element type of all weights. */
-  readonly dtype: FakeDType;
-  /** Integer in 0..2^53-1; the same seed gives the same bytes. */
-  readonly seed: number;
-  /** Write into a folder that holds something already, over files of the same names. */
-  readonly force?: boolean;
-  /** Stops the writing; the files written so far are removed. */
-  readonly signal?: AbortSignal;
-  /** Called now and then with the file being written and the bytes of weights done, in all files together. */
-  readonly progress?: (file: string, done: number, total: number) => void;
 }
 
 /** flan-t5-xl (infinity.md §2.2). */
@@ -130,9 +102,14 @@ export function fakeFiles(model: FakeModel): FakeFile[] {
   };
   return [
     ...shards === undefined
-      ? [{ path: transformerFile, tensors }]
+      ? [{ path: transformerFile, tensors, torch: {} }]
       : shardFiles(transformerFile, shards, tensors, shardOf),
-    { path: model.vaeFile, tensors: decoderTensors(model.vae) },
+    {
+      path: model.vaeFile,
+      tensors: decoderTensors(model.vae),
+      tables: [codeMask(model.vae.codeDim)],
+      torch: { under: "vae" },
+    },
     ...shardFiles(TEXT_FOLDER, 2, t5Tensors(model.text), half),
   ];
 }
@@ -148,16 +125,6 @@ function shardFiles(
     path: `${folder}/model-${padded(i + 1)}-of-${padded(count)}.safetensors`,
     tensors: tensors.filter((tensor) => shardOf(tensor) === i),
   }));
-}
-
-/** Bytes of weights in files. */
-function weightBytes(files: readonly FakeFile[], dtype: FakeDType): number {
-  const elements = files.flatMap(({ tensors }) => tensors).reduce((sum, { shape }) => sum + product(shape), 0);
-  return elements * DTYPE_BYTES[dtype];
-}
-
-function product(shape: readonly number[]): number {
-  return shape.reduce((product, extent) => product * extent, 1);
 }
 
 /**
@@ -186,51 +153,8 @@ function product(shape: readonly number[]): number {
  * ```
  */
 export async function writeFake(folder: string, model: FakeModel, options: FakeOptions): Promise<void> {
-  const { dtype, seed, force = false, signal, progress } = options;
   const files = fakeFiles(model);
-  const total = weightBytes(files, dtype);
-  const values = new FakeValues(seed, dtype);
-  const written: string[] = [];
-  const made = new Set<string>(); // folders inside the folder
-  let done = 0;
-  let index = 0;
-  try {
-    await checkFolder(folder, force);
-    await checkSpace(folder, total);
-    const take = async (path: string, write: (path: string) => Promise<void>): Promise<void> => {
-      const target = join(folder, path);
-      if (dirname(path) !== ".") made.add(dirname(target));
-      await Deno.mkdir(dirname(target), { recursive: true });
-      await write(target);
-      written.push(target);
-    };
-    for (const { path, tensors } of files) {
-      const counted = async function* (tensor: FakeTensor, number: number): AsyncGenerator<Uint8Array> {
-        for await (const piece of values.bytes(tensor, number)) {
-          signal?.throwIfAborted();
-          yield piece;
-          done += piece.length;
-          progress?.(path, done, total);
-        }
-      };
-      const data = tensors.map((tensor): TensorData => {
-        const { name, shape } = tensor;
-        return { name, dtype, shape, bytes: counted(tensor, index++) };
-      });
-      await take(path, (target) => {
-        if (path === model.vaeFile) return writeTorch(target, [...data, codeMask(model.vae.codeDim)], { under: "vae" });
-        if (path === model.transformerFile) return writeTorch(target, data);
-        return writeSafetensors(target, data, { format: "pt" });
-      });
-    }
-    for (const [path, text] of smallFiles(model, files, dtype)) {
-      await take(path, (target) => writeFileAtomic(target, new TextEncoder().encode(text), { force }));
-    }
-  } catch (error) {
-    for (const path of written) await Deno.remove(path).catch(() => {});
-    for (const path of made) await rmdir(path).catch(() => {}); // takes nothing but empty folders
-    throw explain(folder, error);
-  }
+  await writeFakeFiles(folder, files, smallFiles(model, files, options.dtype), options);
 }
 
 /** The buffer beside the decoder in every VAE file, which turns bits into a number (infinity.md §6.2). */
@@ -274,39 +198,4 @@ function smallFiles(model: FakeModel, files: readonly FakeFile[], dtype: FakeDTy
     [`${TEXT_FOLDER}/tokenizer.json`, fakeTokenizer()],
     [`${TEXT_FOLDER}/tokenizer_config.json`, json({ tokenizer_class: "T5Tokenizer", model_max_length: 512 })],
   ];
-}
-
-async function checkFolder(folder: string, force: boolean): Promise<void> {
-  await Deno.mkdir(folder, { recursive: true });
-  if (force) return;
-  for await (const { name } of Deno.readDir(folder)) {
-    throw new UsageError(`Will not write into "${folder}": it holds "${name}"`, {
-      hint: "Choose an empty folder, or add --force to overwrite files of the same names",
-    });
-  }
-}
-
-async function checkSpace(folder: string, wanted: number): Promise<void> {
-  const { bavail, bsize } = await statfs(folder);
-  if (bavail * bsize >= wanted) return;
-  const [needed, free] = [wanted, bavail * bsize].map((bytes) => `${(bytes / 1e9).toFixed(1)} GB`);
-  throw new DeviceError(`Cannot write into "${folder}": ${needed} are wanted, its disk has ${free} free`, {
-    hint: "Free some space, choose another disk, or take --dtype bf16, which is half of f32",
-  });
-}
-
-function explain(folder: string, error: unknown): unknown {
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
-  // Only the system's errors have a code in letters: an abort goes on as it is.
-  if (error instanceof StageVarError || typeof code !== "string") return error;
-  if (code === "ENOSPC" || code === "EDQUOT" || code === "EFBIG") {
-    return new DeviceError(`Cannot write into "${folder}": the disk is full`, {
-      cause: error,
-      hint: "Free some space, or choose another disk",
-    });
-  }
-  return new UsageError(`Cannot write into "${folder}": ${(error as Error).message}`, {
-    cause: error,
-    hint: "Choose a folder that may be written to",
-  });
 }

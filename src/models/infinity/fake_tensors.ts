@@ -6,20 +6,9 @@
  * @module
  */
 import type { T5Dims } from "../../text/t5_encoder.ts";
+import type { FakeTensor } from "../fake_values.ts";
 import { decoderShapes, type DecoderWeights } from "./decoder.ts";
 import type { InfinityDims } from "./weights.ts";
-
-/** A tensor of independent normal values. */
-export interface FakeTensor {
-  /** Checkpoint name. */
-  readonly name: string;
-  /** Extent of each axis. */
-  readonly shape: readonly number[];
-  /** Mean of the values. */
-  readonly mean: number;
-  /** Standard deviation of the values. */
-  readonly std: number;
-}
 
 /** What a decoder's tensors depend on. */
 export type DecoderDims = Pick<DecoderWeights, "codeDim" | "widths" | "blocks">;

@@ -6,7 +6,8 @@
  */
 import { MICROSOFT, type Value } from "../../graph/graph.ts";
 import { fused } from "../../runtime/fused_ops.ts";
-import type { BlockMaker, Rope, RowCaches } from "./block.ts";
+import type { Rope, RowCaches } from "../block_parts.ts";
+import type { BlockMaker } from "./block.ts";
 import { HEADROOM } from "./half_block.ts";
 import type { BlockWeights, InfinityDims } from "./weights.ts";
 

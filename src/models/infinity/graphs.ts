@@ -13,12 +13,10 @@ import type { TensorRef } from "../../checkpoint/source.ts";
 import type { GraphForm } from "../../graph/form.ts";
 import { batchRows, Graph, type Value } from "../../graph/graph.ts";
 import type { ElementName } from "../../graph/onnx_proto.ts";
+import { cacheInputs, gelu, LAYER_NORM, outputRows } from "../block_parts.ts";
 import {
-  attentionCaches,
   enterBlock,
   type FoldedWeights,
-  gelu,
-  LAYER_NORM,
   leaveBlock,
   modulate,
   modulationOf,
@@ -28,7 +26,7 @@ import {
 import { type FusedBlock, fusedBlocks } from "./fused_block.ts";
 import { halfBlock, HEADROOM } from "./half_block.ts";
 import type { QuantisedLookup } from "./quantised.ts";
-import { type InfinityDims, type InfinityWeights, outputRows } from "./weights.ts";
+import type { InfinityDims, InfinityWeights } from "./weights.ts";
 
 /** What a prompt comes down to, per text segment (§2.4-2.8): everything the scales read of it, computed once. */
 export function textGraph({ dims, outer, blocks }: InfinityWeights, form: GraphForm): Graph {
@@ -136,7 +134,9 @@ export function linkGraph(
   let x = graph.input("x", "F32", [rows, "L", C]);
   if (leave !== undefined) {
     const q = graph.input("q", "F32", [rows, "L", C]);
-    const [cache, text] = [attentionCaches(make, "keys", "values"), attentionCaches(make, "textKeys", "textValues")];
+    const each = { rows, width: C };
+    const cache = cacheInputs(graph, each, "keys", "values");
+    const text = cacheInputs(graph, each, "textKeys", "textValues");
     const modulation = graph.input("leaving", "F32", [rows, 6, C]);
     x = leaveBlock(make, blocks[leave]!, { x, modulation, q, cache, text });
     graph.output("x_out", x, "F32", [rows, "L", C]);

@@ -8,7 +8,8 @@
  * @module
  */
 import { MICROSOFT, type Value } from "../../graph/graph.ts";
-import { type BlockMaker, LAYER_NORM, modulate, modulations, type Rope, rotate, type RowCaches } from "./block.ts";
+import { LAYER_NORM, type Rope, rotate, type RowCaches } from "../block_parts.ts";
+import { type BlockMaker, modulate, modulations } from "./block.ts";
 import type { BlockWeights } from "./weights.ts";
 
 /** What attention's and the feed-forward's outputs are divided by in float16; the modulation's gammas are larger by it. */

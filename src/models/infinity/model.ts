@@ -3,20 +3,21 @@
  *
  * @module
  */
-import { basename, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { openCheckpoint } from "../../checkpoint/open.ts";
 import type { TensorRef, TensorSource } from "../../checkpoint/source.ts";
-import { readFileBytes, sampleHash } from "../fingerprint.ts";
+import { sampleHash } from "../fingerprint.ts";
+import { folderName, readModelJson, readRanks } from "../model_json.ts";
 import { decoderFlopsPerPixel, type ModelShape } from "../../cost.ts";
 import { ModelError } from "../../errors.ts";
 import type { LoopDims } from "../../kernels/kernels.ts";
-import { parseRankTable, RANK_FILE, type RankTable } from "../../presets.ts";
+import type { RankTable } from "../../presets.ts";
 import { PIXEL_BUDGETS, type PixelBudget } from "../../schedule.ts";
 import { readT5Weights, type T5Weights } from "../../text/t5_encoder.ts";
 import { type DecoderWeights, readDecoderWeights } from "./decoder.ts";
 import { type InfinityWeights, readInfinityWeights } from "./weights.ts";
 
-/** model.json: the files of a model, relative to it, and the settings it was released with. */
+/** The files of a model, relative to its folder, and the settings it was released with. */
 export interface ModelConfig {
   /** Name shown to people. */
   readonly name: string;
@@ -44,6 +45,8 @@ export interface InfinityModel {
   readonly shape: ModelShape;
   /** What the scale loop needs to know. */
   readonly dims: LoopDims;
+  /** Discriminator of the families. */
+  readonly family: "infinity";
   /** Transformer. */
   readonly transformer: InfinityWeights;
   /** Decoder. */
@@ -154,6 +157,7 @@ export async function openInfinity(folder: string): Promise<InfinityModel> {
     hash,
   };
   return {
+    family: "infinity",
     folder,
     config,
     shape,
@@ -171,52 +175,27 @@ function sources(source: TensorSource): TensorRef[] {
   return source.names().map((name) => source.get(name));
 }
 
-async function readRanks(folder: string): Promise<RankTable | undefined> {
-  const path = join(folder, RANK_FILE);
-  const bytes = await readFileBytes(path, 1 << 20);
-  return bytes && parseRankTable(new TextDecoder().decode(bytes), path);
+async function readConfig(folder: string): Promise<ModelConfig> {
+  const json = await readModelJson(folder);
+  if (!json) return await recognise(folder);
+  if (json.family !== "infinity") json.fail("family", '"infinity"');
+  return {
+    name: json.has("name") ? json.text("name") : folderName(folder),
+    transformer: json.text("transformer"),
+    vae: json.text("vae"),
+    textEncoder: json.text("text_encoder"),
+    pixels: json.choice("pixels", PIXEL_BUDGETS, "1M"),
+    cfg: json.setting("cfg", 3),
+    tau: json.setting("tau", 0.5),
+  };
 }
 
-async function readConfig(folder: string): Promise<ModelConfig> {
-  const path = join(folder, "model.json");
-  const bytes = await readFileBytes(path, 1 << 20);
-  if (bytes === undefined) return await recognise(folder);
-  let json: unknown;
-  try {
-    json = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
-  } catch (cause) {
-    throw new ModelError(`Cannot read "${path}": ${(cause as Error).message}`, { cause });
+/** Whether a folder without a model.json holds a released model of this family, by the names of its files. */
+export async function holdsInfinity(folder: string): Promise<boolean> {
+  for (const { transformer } of RELEASES) {
+    if (await Deno.stat(join(folder, transformer)).then(() => true, () => false)) return true;
   }
-  if (typeof json !== "object" || json === null || Array.isArray(json)) {
-    throw new ModelError(`"${path}" is no JSON object`);
-  }
-  const fields = json as Record<string, unknown>;
-  const fail = (key: string, wanted: string): never => {
-    throw new ModelError(`"${path}" has "${key}" ${JSON.stringify(fields[key]) ?? "missing"}: ${wanted} is wanted`);
-  };
-  const text = (key: string): string => {
-    const value = fields[key];
-    return typeof value === "string" && value !== "" ? value : fail(key, "a file name");
-  };
-  const setting = (key: string, fallback: number): number | number[] => {
-    const value = fields[key] ?? fallback;
-    const fits = (item: unknown): item is number => typeof item === "number" && Number.isFinite(item);
-    return fits(value) || (Array.isArray(value) && value.length > 0 && value.every(fits))
-      ? value
-      : fail(key, "a number or a list of numbers");
-  };
-  if (fields.family !== "infinity") fail("family", '"infinity"');
-  const pixels = fields.pixels ?? "1M";
-  const known = PIXEL_BUDGETS.find((budget) => budget === pixels);
-  return {
-    name: fields.name === undefined ? basename(resolve(folder)) : text("name"),
-    transformer: text("transformer"),
-    vae: text("vae"),
-    textEncoder: text("text_encoder"),
-    pixels: known ?? fail("pixels", `one of ${PIXEL_BUDGETS.join(", ")}`),
-    cfg: setting("cfg", 3),
-    tau: setting("tau", 0.5),
-  };
+  return false;
 }
 
 /** A folder of official downloads: known by the names of its files. */

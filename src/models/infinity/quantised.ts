@@ -14,8 +14,8 @@ import { type Expected, matchTensors, readTensor, type TensorRef, type TensorSou
 import { IntegrityError } from "../../errors.ts";
 import { type EightBitWeight, LOW_STEPS } from "../../graph/graph.ts";
 import { sumsSignedBytes } from "../../runtime/processor.ts";
+import { outputRows } from "../block_parts.ts";
 import type { InfinityModel } from "./model.ts";
-import { outputRows } from "./weights.ts";
 
 const FORMAT = "stagevar-planes-1";
 

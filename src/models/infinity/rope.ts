@@ -4,18 +4,7 @@
  * @module
  */
 import type { Grid } from "../../schedule.ts";
-
-/** Rotation tables, a row a token. */
-export interface RopeTable {
-  /** Tokens L. */
-  readonly rows: number;
-  /** Pairs a head, head_dim / 2. */
-  readonly pairs: number;
-  /** Cosines, [L, head_dim/2]. */
-  readonly cos: Float32Array;
-  /** Sines, [L, head_dim/2]. */
-  readonly sin: Float32Array;
-}
+import type { RopeTable } from "../rope_table.ts";
 
 /**
  * Cosines and sines of every token of a grid: the first half of the pairs turn with y, the second with x, at positions

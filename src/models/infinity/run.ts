@@ -5,44 +5,20 @@
  *
  * @module
  */
-import { DeviceError } from "../../errors.ts";
 import type { Grid } from "../../schedule.ts";
-import { availableMemory } from "../../runtime/available_memory.ts";
 import { floatTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
 import { HostKernels } from "../../kernels/host.ts";
 import type { HostIndices } from "../../kernels/host.ts";
-import type { LoopBatch, LoopDims, ScaleKernels } from "../../kernels/kernels.ts";
-import type { Workers } from "../../workers.ts";
-import type { ScaleTransformer } from "../../pipeline.ts";
 import { type Part, partsOf } from "./parts.ts";
-import { type RopeTable, ropeTable } from "./rope.ts";
+import { allocateCache, type CacheRow, concatenate, releaseCache } from "../host_cache.ts";
+import type { PictureRun, RunRequest } from "../painter.ts";
+import type { RopeTable } from "../rope_table.ts";
+import { ropeTable } from "./rope.ts";
 import type { EncodedText, InfinityTransformer } from "./transformer.ts";
 
-/** One batch row of the cache: its text, and a buffer of keys and of values a block. */
-interface Row {
+/** One batch row: its text, and its part of the cache. */
+interface Row extends CacheRow {
   readonly text: EncodedText;
-  readonly keys: readonly Float32Array[];
-  readonly values: readonly Float32Array[];
-}
-
-/** One batch of pictures, on tensors T and row indices I: what the loop runs on. */
-export interface PictureRun<T, I> extends ScaleTransformer<T, I>, Disposable {
-  /** The arithmetic around the transformer. */
-  readonly kernels: ScaleKernels<T, I>;
-  /** Frees texts, keys and values at once, which can be gigabytes, and leaves the running latent. */
-  freeCache(): void;
-}
-
-/** What a batch of pictures is begun with. */
-export interface RunRequest extends LoopBatch {
-  /** Dimensions of the loop. */
-  readonly dims: LoopDims;
-  /** Last grid of the 1M schedule of this aspect ratio, which positions are stretched to (§3.4). */
-  readonly last1M: Grid;
-  /** Tokens each chunk will execute over all scales, [chunks]. */
-  readonly capacity: readonly number[];
-  /** Threads that a device's random numbers may be drawn in. */
-  readonly workers?: Workers | undefined;
 }
 
 /** The state of one batch of pictures between scales, in host memory. */
@@ -72,24 +48,8 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
     this.#transformer = transformer;
     this.#filled = new Int32Array(chunks);
     this.#last1M = last1M;
-    const bytes = capacity.reduce((sum, tokens) => sum + tokens, 0) * (depth / chunks) * width * 2 * texts.length * 4;
-    const refuse = (why: string, cause?: unknown): DeviceError =>
-      new DeviceError(`Cannot allocate ${gibibytes(bytes)} for keys and values${why}`, {
-        cause,
-        hint: "Take a smaller --pixels or --batch, or --method stagevar, which keeps fewer; or raise the memory limit",
-      });
-    // Fresh memory is only promised until it is written: without this look the system would kill the process minutes later.
-    const available = availableMemory();
-    if (bytes > available) throw refuse(`: ${gibibytes(available)} of memory are available`);
-    try {
-      this.#rows = texts.map((text) => {
-        const buffers = (): Float32Array[] =>
-          Array.from({ length: depth }, (_, l) => new Float32Array(capacity[Math.floor(l * chunks / depth)]! * width));
-        return { text, keys: buffers(), values: buffers() };
-      });
-    } catch (cause) {
-      throw refuse("", cause);
-    }
+    const cache = allocateCache({ rows: texts.length, depth, width, capacity });
+    this.#rows = texts.map((text, row) => ({ text, ...cache[row]! }));
     this.#modulations = modulationsOf(this.#rows);
     this.#head = concatenate(texts.map(({ head }) => head));
   }
@@ -101,7 +61,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
 
   /** Cuts the batch to some rows, for good: their caches, texts and conditions stay, the others' memory goes. */
   keepRows(from: number, to: number): void {
-    release(this.#rows.filter((_, row) => row < from || row >= to));
+    releaseCache(this.#rows.filter((_, row) => row < from || row >= to));
     this.#rows = this.#rows.slice(from, to);
     this.#modulations = modulationsOf(this.#rows);
     this.#head = concatenate(this.#rows.map(({ text }) => text.head));
@@ -109,7 +69,7 @@ export class InfinityRun implements PictureRun<Float32Array, HostIndices> {
 
   /** Does not wait for the garbage collector. */
   freeCache(): void {
-    release(this.#rows);
+    releaseCache(this.#rows);
     this.#rows = [];
   }
 
@@ -262,28 +222,7 @@ function placement({ rows, from, to }: Part, positions?: HostIndices): Tensor {
   return intTensor(rows.flatMap((row) => [...positions[row]!.subarray(from, to)]), [rows.length, to - from]);
 }
 
-function gibibytes(bytes: number): string {
-  return `${(bytes / 2 ** 30).toFixed(1)} GiB`;
-}
-
-/** Detaching an ArrayBuffer gives its memory back. */
-function release(rows: readonly Row[]): void {
-  for (const { keys, values } of rows) {
-    for (const { buffer } of [...keys, ...values]) (buffer as ArrayBuffer).transfer(0);
-  }
-}
-
 function modulationsOf(rows: readonly Row[]): Float32Array[] {
   const count = rows[0]?.text.modulations.length ?? 0;
   return Array.from({ length: count }, (_, block) => concatenate(rows.map(({ text }) => text.modulations[block]!)));
-}
-
-function concatenate(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((sum, part) => sum + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

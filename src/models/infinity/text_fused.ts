@@ -10,9 +10,9 @@
 import type { TensorRef } from "../../checkpoint/source.ts";
 import { Graph, type HalfRows, type Value } from "../../graph/graph.ts";
 import { fused } from "../../runtime/fused_ops.ts";
-import { gelu, LAYER_NORM } from "./block.ts";
+import { gelu, LAYER_NORM, outputRows } from "../block_parts.ts";
 import { HEADROOM } from "./half_block.ts";
-import { type InfinityWeights, outputRows } from "./weights.ts";
+import type { InfinityWeights } from "./weights.ts";
 
 /** T5 features [T, Dt] -> everything the scales read of a prompt (§2.4-2.8); outputs as `textGraph`'s. */
 export function fusedTextGraph({ dims, outer, blocks }: InfinityWeights): Graph {

@@ -4,7 +4,6 @@
  * @module
  */
 import { type Expected, matchTensors, type TensorRef, type TensorSource } from "../../checkpoint/source.ts";
-import { DTYPE_BYTES } from "../../checkpoint/tensor.ts";
 import { ModelError } from "../../errors.ts";
 
 /** Dimensions of an Infinity transformer, all read off its tensors (infinity.md §0). */
@@ -172,20 +171,4 @@ function blockShapes({ width: C, ffn }: InfinityDims): Record<string, readonly n
     "ffn.fc2.weight": [C, ffn],
     "ffn.fc2.bias": [C],
   };
-}
-
-/**
- * Consecutive output rows of a fused [out, in] weight, as their own tensor: no copy, an offset.
- *
- * @example
- * ```ts
- * import { outputRows } from "@stagevar/stagevar/models/infinity/weights.ts";
- * import assert from "node:assert/strict";
- * const kv = { name: "kv", dtype: "F16", shape: [4, 3], strides: [3, 1], file: "/w", offset: 10 } as const;
- * assert.deepEqual(outputRows(kv, 2, 4), { ...kv, shape: [2, 3], offset: 10 + 2 * 3 * 2 });
- * ```
- */
-export function outputRows(ref: TensorRef, from: number, to: number): TensorRef {
-  const bytes = DTYPE_BYTES[ref.dtype];
-  return { ...ref, shape: [to - from, ...ref.shape.slice(1)], offset: ref.offset + from * ref.strides[0]! * bytes };
 }

@@ -1,11 +1,9 @@
 /**
- * The prompts of an engine: their tokens, and their T5 features, which the last few keep.
+ * The prompts of an engine: their tokens, and their features, which the last few keep.
  *
  * @module
  */
-import type { Residency, Runtime } from "./runtime/runtime.ts";
-import { T5Encoder, type T5Weights } from "./text/t5_encoder.ts";
-import { loadTokenizer, type Tokenizer } from "./text/tokenizer.ts";
+import type { Tokenizer } from "./tokenizer.ts";
 
 /** Prompts whose features are kept. */
 const KEPT_PROMPTS = 16;
@@ -16,16 +14,22 @@ export interface PromptFeatures {
   readonly tokens: number;
   /** Whether it had more than the encoder takes. */
   readonly truncated: boolean;
-  /** T5 features [tokens, Dt]. */
+  /** Features [tokens, Dt]. */
   readonly features: Float32Array;
 }
 
-/** How the encoder is run. */
-export interface PromptsOptions {
-  /** Where its weights live. Default: packed where they are few. */
-  readonly residency?: Residency | undefined;
-  /** Products in half precision, on devices that take whole blocks in it. */
-  readonly half?: boolean;
+/** A text encoder that is loaded, or loads itself when it is first used. */
+export interface TextEncoder extends Disposable {
+  /** Features [T, Dt] of token ids [T]. */
+  encode(ids: readonly number[], signal?: AbortSignal): Promise<Float32Array>;
+}
+
+/** Where the tokens and features of prompts come from. */
+export interface PromptsSource {
+  /** Reads the tokenizer. */
+  tokenizer(): Promise<Tokenizer>;
+  /** Opens the encoder. */
+  encoder(): TextEncoder;
   /** Whether it stays loaded after its last prompt: large, but quicker than loading it again. */
   readonly stays?: boolean;
 }
@@ -35,46 +39,45 @@ export interface PromptsOptions {
  *
  * @example
  * ```ts
- * import { Prompts } from "@stagevar/stagevar/prompts.ts";
  * import { openNative } from "@stagevar/stagevar/runtime/native.ts";
- * import { readT5Weights } from "@stagevar/stagevar/text/t5_encoder.ts";
+ * import { Prompts } from "@stagevar/stagevar/text/prompts.ts";
+ * import { readT5Weights, T5Encoder } from "@stagevar/stagevar/text/t5_encoder.ts";
+ * import { loadTokenizer } from "@stagevar/stagevar/text/tokenizer.ts";
  * import assert from "node:assert/strict";
  * const folder = "tests/golden/models/mini-t5";
+ * const weights = await readT5Weights(folder);
  * using runtime = openNative();
- * using prompts = new Prompts(await readT5Weights(folder), folder, runtime);
+ * using prompts = new Prompts({
+ *   tokenizer: () => loadTokenizer(folder),
+ *   encoder: () => T5Encoder.open(weights, runtime),
+ * });
  * await prompts.encode(["a red circle"]);
  * const { tokens, features } = prompts.of("a red circle");
  * assert.equal(features.length, tokens * 256);
  * ```
  */
 export class Prompts implements Disposable {
-  readonly #weights: T5Weights;
-  readonly #folder: string;
-  readonly #runtime: Runtime;
-  readonly #options: PromptsOptions;
+  readonly #source: PromptsSource;
   readonly #known = new Map<string, PromptFeatures>();
   #tokenizer: Promise<Tokenizer> | undefined;
-  #encoder: T5Encoder | undefined;
+  #encoder: TextEncoder | undefined;
 
-  /** Nothing is loaded at first. `folder` holds the tokenizer. */
-  constructor(weights: T5Weights, folder: string, runtime: Runtime, options: PromptsOptions = {}) {
-    this.#weights = weights;
-    this.#folder = folder;
-    this.#runtime = runtime;
-    this.#options = options;
+  /** Nothing is loaded at first. */
+  constructor(source: PromptsSource) {
+    this.#source = source;
   }
 
   /** Tokens of a text, as many as the encoder takes. */
-  async tokens(text: string): Promise<number> {
-    return (await this.#loaded()).encode(text).ids.length;
+  async tokens(text: string): Promise<Omit<PromptFeatures, "features">> {
+    const { ids, truncated } = (await this.#loaded()).encode(text);
+    return { tokens: ids.length, truncated };
   }
 
   /** Makes features of the texts that are not at hand. */
   async encode(texts: readonly string[], signal?: AbortSignal): Promise<void> {
     const missing = texts.filter((text) => !this.#known.has(text));
     if (missing.length > 0) {
-      const { residency, half, stays } = this.#options;
-      const encoder = this.#encoder ??= T5Encoder.open(this.#weights, this.#runtime, residency, half);
+      const encoder = this.#encoder ??= this.#source.encoder();
       try {
         for (const text of missing) {
           const { ids, truncated } = (await this.#loaded()).encode(text);
@@ -82,7 +85,7 @@ export class Prompts implements Disposable {
           this.#known.set(text, { tokens: ids.length, truncated, features });
         }
       } finally {
-        if (!stays) this[Symbol.dispose]();
+        if (!this.#source.stays) this[Symbol.dispose]();
       }
     }
     // Prompts of a long session come and go; the last few are what seeds are tried on.
@@ -103,6 +106,6 @@ export class Prompts implements Disposable {
   }
 
   #loaded(): Promise<Tokenizer> {
-    return this.#tokenizer ??= loadTokenizer(this.#folder);
+    return this.#tokenizer ??= this.#source.tokenizer();
   }
 }

@@ -3,8 +3,19 @@
  *
  * @module
  */
-import { gaussians, uniforms } from "../../core.ts";
-import type { FakeTensor } from "./fake_tensors.ts";
+import { gaussians, uniforms } from "../core.ts";
+
+/** A tensor of independent normal values. */
+export interface FakeTensor {
+  /** Checkpoint name. */
+  readonly name: string;
+  /** Extent of each axis. */
+  readonly shape: readonly number[];
+  /** Mean of the values. */
+  readonly mean: number;
+  /** Standard deviation of the values. */
+  readonly std: number;
+}
 
 /** Element types that weights can be written in. */
 export type FakeDType = "F32" | "BF16" | "F16";
@@ -21,7 +32,7 @@ const PIECE = 1 << 20; // elements
  *
  * @example
  * ```ts
- * import { FakeValues } from "@stagevar/stagevar/models/infinity/fake_values.ts";
+ * import { FakeValues } from "@stagevar/stagevar/models/fake_values.ts";
  * import assert from "node:assert/strict";
  * const values = new FakeValues(7, "F32");
  * const bias = { name: "bias", shape: [1000], mean: 5, std: 0.1 };
