@@ -38,7 +38,7 @@ async function run(context: Context, args: Arguments, system: System): Promise<v
 
 async function checkModels(context: Context, system: System): Promise<Finding[]> {
   const { finding } = await import("../src/runtime/doctor_library.ts");
-  const { openInfinity } = await import("../src/models/infinity/model.ts");
+  const { openModel } = await import("../src/models/open.ts");
   const models = await (await context.library()).listModels();
   const findings = models.length > 0 ? [] : [
     finding(
@@ -51,7 +51,7 @@ async function checkModels(context: Context, system: System): Promise<Finding[]>
   ];
   for (const { name, folder } of models) {
     try {
-      const { shape } = await openInfinity(folder);
+      const { shape } = await openModel(folder);
       findings.push(finding("models", name, "ok", `${shape.name} in "${folder}"`));
     } catch (error) {
       if (!(error instanceof StageVarError)) throw error;

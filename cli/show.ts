@@ -4,6 +4,8 @@
  * @module
  */
 import { byteLength, type TensorRef } from "../src/checkpoint/tensor.ts";
+import type { Model } from "../src/models/open.ts";
+import type { VqWeights } from "../src/models/star/decoder.ts";
 import type { Arguments, Command } from "./command.ts";
 import type { Context } from "./context.ts";
 import { byteCount, count, jsonLine, printable, table } from "./term.ts";
@@ -31,22 +33,29 @@ export const command: Command = {
 
 async function run(context: Context, args: Arguments): Promise<void> {
   const { folder } = await (await context.library()).findModel(args.words[0]!);
-  const { openInfinity } = await import("../src/models/infinity/model.ts");
-  const { shape, hash, config, transformer, decoder, text } = await openInfinity(folder);
+  const { openModel } = await import("../src/models/open.ts");
+  const model = await openModel(folder);
+  const { shape, hash, config, transformer, decoder, text } = model;
   const parts = [
     measure("transformer", [transformer.outer, ...transformer.blocks].flatMap((part) => Object.values(part))),
-    measure("VAE decoder", Object.values(decoder.tensors)),
+    measure("VAE decoder", decoderTensors(model)),
     measure("text encoder", Object.values(text.tensors)),
   ];
   if (args.on("json")) {
     const { pixels, cfg, tau } = config;
-    context.stdout.write(jsonLine({ folder, hash, shape, defaults: { pixels, cfg, tau }, parts }));
+    const drawing = model.family === "star" ? { topP: model.config.topP, topK: model.config.topK } : {};
+    context.stdout.write(jsonLine({ folder, hash, shape, defaults: { pixels, cfg, tau, ...drawing }, parts }));
     return;
   }
+  const side = shape.sides && `${shape.sides.at(-1)! * shape.pixelsPerToken}`;
+  const size = side === undefined
+    ? `trained for ${config.pixels}`
+    : `draws ${side}x${side} pixels in ${shape.sides!.length} scales`;
+  const coded = model.family === "star" ? "codes for" : "bits";
   const { name, family, width, depth, chunks, heads, tokenDim, pixelsPerToken } = shape;
   context.stdout.write(printable(`${name}  ${folder}
-${family}, width ${width}, ${depth} blocks in ${chunks} chunks, ${heads} heads, ${tokenDim} bits a token of ${pixelsPerToken}x${pixelsPerToken} pixels
-trained for ${config.pixels}, guidance ${config.cfg}, temperature ${config.tau}, hash ${hash}
+${family}, width ${width}, ${depth} blocks in ${chunks} chunks, ${heads} heads, ${tokenDim} ${coded} a token of ${pixelsPerToken}x${pixelsPerToken} pixels
+${size}, guidance ${config.cfg}, temperature ${config.tau}, hash ${hash}
 
 `));
   const rows = [...parts, sum(parts)].map(({ part, tensors, parameters, bytes, types }) => [
@@ -57,6 +66,14 @@ trained for ${config.pixels}, guidance ${config.cfg}, temperature ${config.tau},
     Object.keys(types).sort((a, b) => types[b]! - types[a]!).join(" "),
   ]);
   context.stdout.write(table([["part", "tensors", "parameters", "size", "types"], ...rows], [1, 2, 3]));
+}
+
+/** STAR's codebook, and what smooths its codes, belong to what is decoded. */
+function decoderTensors({ decoder, ...model }: Model): TensorRef[] {
+  const own = Object.values(decoder.tensors);
+  if (model.family !== "star") return own;
+  const { codebook, phi } = decoder as VqWeights;
+  return [...own, codebook, ...phi.flatMap(({ weight, bias }) => [weight, bias])];
 }
 
 function measure(part: string, refs: readonly TensorRef[]): Part {

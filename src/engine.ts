@@ -211,7 +211,7 @@ export class Engine implements Disposable {
     const capacity = cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks });
     // a GPU draws its random numbers itself, or threads do that would otherwise start when the picture is to be deflated
     using _threads = this.#besides?.ready(PNG_THREADS);
-    const begun = { dims, images: batch, last, last1M, scales: grids.length, capacity, workers: this.#workers };
+    const begun = { dims, images: batch, last, last1M, capacity, workers: this.#workers };
     using run = await clock.time("text", () => painter.begin(request, rows, begun, signal));
     yield { type: "text", tokens, truncated, ms: clock.spent.text };
 

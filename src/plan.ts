@@ -97,8 +97,8 @@ const DEFAULT_TOP_P = 0.97;
 const DEFAULT_TEXT_TOKENS = 64;
 /** Structure is the three scales before the fidelity stage (sides 20, 24, 32 at 1M: the paper's Fig. 1 has meaning settled at 16). */
 const STRUCTURE_SCALES = 3;
-/** The fidelity stage where no rank table says otherwise (stagevar.md §1). */
-const FIDELITY_SCALES = 3;
+/** The fidelity stage where no rank table says otherwise (stagevar.md §1, star.md §15). */
+const FIDELITY_SCALES = { infinity: 3, star: 2 } as const;
 
 /**
  * Makes the plan of one picture.
@@ -160,7 +160,7 @@ export function makePlan(request: PlanRequest): Plan {
     notes.push(`No ranks are known for "${shape.name}", so nothing is accelerated; "stagevar calibrate" measures them`);
   }
   const method = findMethod(request.method ?? (table === undefined ? "vanilla" : "stagevar"));
-  const defaultFidelity = table?.fidelity ?? FIDELITY_SCALES;
+  const defaultFidelity = table?.fidelity ?? FIDELITY_SCALES[shape.family];
   const methodOptions = resolveOptions(method, request.methodOptions ?? {}, {
     scales: grids.length,
     fidelity: defaultFidelity,

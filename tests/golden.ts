@@ -113,7 +113,6 @@ export async function runCase(
   using run = await beginRun(transformer, [features, uncond], {
     dims,
     images: 1,
-    scales: grids.length,
     last: grids.at(-1)!,
     last1M: plan.schedule.last1M,
     capacity: cacheCapacity({ steps: plan.steps, grids, chunks: dims.chunks }),

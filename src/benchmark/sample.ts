@@ -13,6 +13,8 @@ import { openDevice } from "../runtime/device.ts";
 import { chromeTrace, type Span } from "../runtime/trace.ts";
 import type { Grid } from "../schedule.ts";
 import type { Stage, Step } from "../step.ts";
+import type { Model } from "../models/open.ts";
+import { clipFlops } from "../text/clip_encoder.ts";
 import { encoderFlops } from "../text/t5_encoder.ts";
 import { deviceGemmRate, gemmRate } from "./gemm.ts";
 
@@ -238,7 +240,7 @@ export async function takeSample(
     firstPicture: firstPicture!,
     parts: Object.fromEntries(PARTS.map((part) => [part, {
       ms: part === "whole" ? over(({ ms }) => ms) : over(({ done }) => done.timings[part]),
-      ...flopsOf(part, cost, batch, encoderFlops(engine.model.text.dims, first.text.tokens)),
+      ...flopsOf(part, cost, batch, textFlops(engine.model, first.text.tokens)),
       ...part !== "whole" && { memory: peakOf(pictures, part) },
     }])),
     scales: first.scales.map(({ index, grid, stage, step, tokensRun }) => ({
@@ -255,6 +257,11 @@ export async function takeSample(
     gemm: rate.product,
     ...trace && { trace: chromeTrace(spans) },
   };
+}
+
+/** Of one prompt; the null prompt of STAR is encoded once an engine. */
+function textFlops(model: Model, tokens: number): number {
+  return model.family === "star" ? clipFlops(model.text.dims, tokens) : encoderFlops(model.text.dims, tokens);
 }
 
 /** Loading counts no arithmetic, and neither does the PNG; text keys and values are computed once for the whole batch. */

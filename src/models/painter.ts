@@ -32,8 +32,6 @@ export interface PictureRun<T, I> extends ScaleTransformer<T, I>, Disposable {
 export interface RunRequest extends LoopBatch {
   /** Dimensions of the loop. */
   readonly dims: LoopDims;
-  /** Scales S of the schedule. */
-  readonly scales: number;
   /** Last grid of the 1M schedule of this aspect ratio, which Infinity's positions are stretched to (infinity.md §3.4). */
   readonly last1M: Grid;
   /** Tokens each chunk will execute over all scales, [chunks]. */

@@ -155,6 +155,20 @@ async function readConfig(folder: string): Promise<ClipConfig> {
 }
 
 /**
+ * Operations of the encoder on T tokens: linear layers and attention of all tokens to all, as its graph does it.
+ *
+ * @example
+ * ```ts
+ * import { clipFlops } from "@stagevar/stagevar/text/clip_encoder.ts";
+ * import assert from "node:assert/strict";
+ * assert.equal(clipFlops({ width: 4, ffn: 16, depth: 2 }, 3), 2 * (3 * 2 * (4 * 4 * 4 + 2 * 4 * 16) + 4 * 3 * 3 * 4));
+ * ```
+ */
+export function clipFlops({ width, ffn, depth }: Pick<ClipDims, "width" | "ffn" | "depth">, T: number): number {
+  return depth * (T * 2 * (4 * width * width + 2 * width * ffn) + 4 * T * T * width);
+}
+
+/**
  * Token ids [T], positions [T] and bias [1, 1, T, T] of the scores -> features [T, D].
  *
  * @example

@@ -38,7 +38,6 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
   readonly kernels: StarKernels;
   readonly #transformer: StarTransformer;
   readonly #images: number;
-  readonly #scales: number;
   readonly #filled: Int32Array; // cache tokens written so far, a block
   #rows: CacheRow[];
   #texts: readonly StarText[]; // of the kinds of rows that are left, the one that cross attention reads first
@@ -56,10 +55,9 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
     quantiser: QuantiserWeights,
     request: RunRequest,
   ) {
-    const { dims, images, last, capacity, scales } = request;
+    const { dims, images, last, capacity } = request;
     this.#transformer = transformer;
     this.#images = images;
-    this.#scales = scales;
     this.#texts = texts;
     const { width, depth } = transformer.weights.dims;
     this.#filled = new Int32Array(depth);
@@ -229,7 +227,7 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
     u: Float32Array,
     scale: number,
   ): Promise<Float32Array> {
-    const index = phiOf(scale, this.#scales);
+    const index = phiOf(scale, this.#transformer.weights.dims.levels);
     const session = await this.#transformer.session(`phi ${index}`, () => residualGraph(phi[index]!, map));
     const dims = [this.#images, ...map];
     const sum = new Float32Array(latent.length);
