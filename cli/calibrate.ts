@@ -27,7 +27,7 @@ export const command: Command = {
       value: "A[,A...]",
       help: "Shares of energy to keep, between 0 and 1. Default: those of the paper",
     },
-    { name: "fidelity", value: "N", help: "How many of the last scales are measured. Default: 3" },
+    { name: "fidelity", value: "N", help: "How many of the last scales are measured. Default: 3, of star 2" },
     {
       name: "output",
       short: "o",

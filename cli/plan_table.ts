@@ -39,7 +39,8 @@ export function renderPlan(plan: Plan, style: PlanStyle): string {
     const mean = cost.tokens.reduce((a, b) => a + b, 0) / Math.max(1, cost.tokens.length);
     const tokens = step.kind === "full" ? `${h * w}` : `${Math.round(mean)} of ${h * w}`;
     const work = [tokens, count(cost.tokenLayers), flops(scaleFlops(cost.flops))];
-    return [...left, `${step.guidance}`, `${step.tau}`, step.rows, ...work];
+    const guidance = `${Number(step.guidance.toFixed(3))}`; // STAR's grows by fractions
+    return [...left, guidance, `${step.tau}`, step.rows, ...work];
   });
   const head = ["scale", "grid", "stage", "step", "guidance", "tau", "rows", "tokens", "token-layers", "FLOPs"];
   const { ratio, pixels, grids } = plan.schedule;

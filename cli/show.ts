@@ -35,7 +35,7 @@ async function run(context: Context, args: Arguments): Promise<void> {
   const { folder } = await (await context.library()).findModel(args.words[0]!);
   const { openModel } = await import("../src/models/open.ts");
   const model = await openModel(folder);
-  const { shape, hash, config, transformer, decoder, text } = model;
+  const { shape, hash, config, transformer, text } = model;
   const parts = [
     measure("transformer", [transformer.outer, ...transformer.blocks].flatMap((part) => Object.values(part))),
     measure("VAE decoder", decoderTensors(model)),

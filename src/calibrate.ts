@@ -7,7 +7,7 @@
 import { singularEnergyRanks } from "./core.ts";
 import type { Engine } from "./engine.ts";
 import { UsageError } from "./errors.ts";
-import type { RankStatistics, RankTable } from "./presets.ts";
+import { FIDELITY_SCALES, type RankStatistics, type RankTable, releasedAlphas } from "./presets.ts";
 
 /** Thresholds measured where none are named: those of the paper's tables. */
 export const DEFAULT_ALPHAS: readonly number[] = [0.99, 0.98, 0.97, 0.96, 0.95, 0.9, 0.85, 0.8];
@@ -22,9 +22,9 @@ export interface CalibrationRequest {
   readonly seeds?: number;
   /** Energy shares to reach, 0 to 1 exclusive. */
   readonly alphas?: readonly number[];
-  /** How many last scales form the fidelity stage. Default 3. */
+  /** How many last scales form the fidelity stage. Default: as released, 3 of Infinity, 2 of STAR. */
   readonly fidelity?: number;
-  /** Thresholds that the plan takes by default, one a fidelity scale. Default 0.96 and then 0. */
+  /** Thresholds that the plan takes by default, one a fidelity scale. Default: as released, 0.96 and then 0, or 1 and then 0.96. */
   readonly defaultAlpha?: readonly number[];
   /** Stops the run. */
   readonly signal?: AbortSignal;
@@ -58,7 +58,8 @@ export async function* calibrate(
   request: CalibrationRequest,
   pixels = engine.model.config.pixels,
 ): AsyncGenerator<CalibrationEvent> {
-  const { prompts, seed, seeds = 1, alphas = DEFAULT_ALPHAS, fidelity = 3 } = request;
+  const { family } = engine.model;
+  const { prompts, seed, seeds = 1, alphas = DEFAULT_ALPHAS, fidelity = FIDELITY_SCALES[family] } = request;
   const { width, chunks } = engine.model.dims;
   if (prompts.length === 0) throw new UsageError("No prompts to measure ranks on");
   const grids = engine.plan({ method: "vanilla", pixels }).schedule.grids;
@@ -101,7 +102,7 @@ export async function* calibrate(
     table[alpha] = places;
   }
   const first = alphas.includes(0.96) ? 0.96 : alphas[0]!;
-  const defaultAlpha = request.defaultAlpha ?? [first, ...new Array<number>(fidelity - 1).fill(0)];
+  const defaultAlpha = request.defaultAlpha ?? releasedAlphas(family, first, fidelity);
   const { name, hash } = engine.model.shape;
   yield {
     type: "ranks",

@@ -9,7 +9,7 @@ import { type Cost, type ModelShape, planCost } from "./cost.ts";
 import { ModelError, UsageError } from "./errors.ts";
 import { type OptionValue, resolveOptions } from "./methods/method.ts";
 import { findMethod } from "./methods/mod.ts";
-import { pickRanks, ranksAt, type RankTable } from "./presets.ts";
+import { FIDELITY_SCALES, pickRanks, ranksAt, type RankTable, releasedAlphas } from "./presets.ts";
 import { type Grid, type PixelBudget, pixelSize, type Schedule } from "./schedule.ts";
 import type { FullStep, Stage, Step } from "./step.ts";
 
@@ -97,8 +97,8 @@ const DEFAULT_TOP_P = 0.97;
 const DEFAULT_TEXT_TOKENS = 64;
 /** Structure is the three scales before the fidelity stage (sides 20, 24, 32 at 1M: the paper's Fig. 1 has meaning settled at 16). */
 const STRUCTURE_SCALES = 3;
-/** The fidelity stage where no rank table says otherwise (stagevar.md §1, star.md §15). */
-const FIDELITY_SCALES = { infinity: 3, star: 2 } as const;
+/** Threshold of the released code. */
+const DEFAULT_ALPHA = 0.96;
 
 /**
  * Makes the plan of one picture.
@@ -164,7 +164,7 @@ export function makePlan(request: PlanRequest): Plan {
   const methodOptions = resolveOptions(method, request.methodOptions ?? {}, {
     scales: grids.length,
     fidelity: defaultFidelity,
-    alphas: table?.defaultAlpha ?? [],
+    alphas: table?.defaultAlpha ?? releasedAlphas(shape.family, DEFAULT_ALPHA, defaultFidelity),
     rope: shape.family === "star" ? "indices" : "first",
   });
   const fidelity = typeof methodOptions.fidelity === "number" ? methodOptions.fidelity : defaultFidelity;

@@ -122,12 +122,9 @@ export function planRequest(model: Model, request: Omit<EngineRequest, "prompt">
  * scale to 1 + cfg at the last (star.md §8.3).
  */
 function ramp(cfg: number | readonly number[], scales: number): number[] {
-  const at = (k: number): number => {
-    const value = typeof cfg === "number" ? cfg : cfg[k];
-    if (value === undefined) throw new UsageError(`Guidance has ${k} entries, the schedule has ${scales} scales`);
-    return 1 + value * k / (scales - 1);
-  };
-  return Array.from({ length: scales }, (_, k) => at(k));
+  const given = Array.isArray(cfg) ? cfg as readonly number[] : new Array<number>(scales).fill(cfg as number);
+  // what is no number is left to the plan to refuse
+  return given.map((value, k) => typeof value === "number" ? 1 + value * Math.min(1, k / (scales - 1)) : value);
 }
 
 /**

@@ -107,6 +107,26 @@ const STAR_1_7B: RankTable = {
   alphas: { "0.96": { "1": { mean: STAR_RANKS.map((rank) => (rank - 0.5) / 1920) } } },
 };
 
+/** Scales of the fidelity stage where no rank table says otherwise (stagevar.md §1, star.md §15). */
+export const FIDELITY_SCALES = { infinity: 3, star: 2 } as const;
+
+/**
+ * Thresholds of the fidelity scales as the released code of a family has them: Infinity's reduces the first scale and skips the
+ * others (stagevar.md §6), STAR's reduces the last one and runs the others in full on one row (star.md §15).
+ *
+ * @example
+ * ```ts
+ * import { releasedAlphas } from "@stagevar/stagevar/presets.ts";
+ * import assert from "node:assert/strict";
+ * assert.deepEqual(releasedAlphas("infinity", 0.96, 3), [0.96, 0, 0]);
+ * assert.deepEqual(releasedAlphas("star", 0.96, 2), [1, 0.96]);
+ * ```
+ */
+export function releasedAlphas(family: ModelShape["family"], alpha: number, fidelity: number): number[] {
+  const others = (value: number): number[] => new Array<number>(fidelity - 1).fill(value);
+  return family === "star" ? [...others(1), alpha] : [alpha, ...others(0)];
+}
+
 /** The ranks a plan uses, or why a calibrated table cannot be used. */
 export interface RankChoice {
   /** The table; absent when none is known. */

@@ -1,8 +1,16 @@
 import assert from "node:assert/strict";
-import { type Cost, decoderFlopsPerPixel, type ModelShape, planCost } from "@stagevar/stagevar/cost.ts";
+import {
+  type Cost,
+  decoderFlopsPerPixel,
+  type ModelShape,
+  planCost,
+  type ScaleCost,
+  scaleFlops,
+} from "@stagevar/stagevar/cost.ts";
 import { makePlan, type Step } from "@stagevar/stagevar/plan.ts";
 import { type PixelBudget, schedule } from "@stagevar/stagevar/schedule.ts";
 import { SHAPE_2B_WITH_DECODER } from "./infinity_2b.ts";
+import { SHAPE_STAR, STAR_GUIDANCE, STAR_SCHEDULE } from "./star_1_7b.ts";
 
 const shape8B: ModelShape = {
   ...SHAPE_2B_WITH_DECODER,
@@ -147,4 +155,48 @@ Deno.test("planCost() runs no block at a cache step and leaves nothing in the ca
   assert.equal(cached!.flops.linear, 0);
   assert(cached!.flops.ends > 0);
   assert.equal(full!.flops.selfAttention, 32 * 4 * 2048 * 2304 * (2521 + 2304));
+});
+
+/** STAR-1.7B at the 77 text tokens of star.md §16b. */
+function star(method: string, guidance: number | number[] = STAR_GUIDANCE): Cost {
+  return makePlan({ shape: SHAPE_STAR, schedule: STAR_SCHEDULE, guidance, tau: 1, method, textTokens: 77 }).cost;
+}
+
+Deno.test("planCost() reproduces the operations of a STAR row at every scale of star.md §16b, and their sum of §14", () => {
+  const table = "0.003 0.013 0.028 0.050 0.079 0.155 0.257 0.462 0.836 1.485 2.577 4.968 10.05 21.74".split(" ");
+  const { scales, transformer, textKeysValues, decoder } = star("vanilla", 1);
+  assert.equal(scales.length, table.length);
+  scales.forEach(({ flops, rows }, k) => {
+    assert.equal(rows, 1);
+    prints(scaleFlops(flops) / T, table[k]!);
+  });
+  const { linear, selfAttention } = scales[13]!.flops;
+  prints(linear / T, "12.7");
+  prints(selfAttention / T, "8.9");
+  prints((transformer - textKeysValues) / T, "42.7");
+  prints(decoder! / T, "6.46");
+});
+
+Deno.test("planCost() counts STAR's cross attention once for both rows, which the tables of star.md count for each", () => {
+  const [one, two] = [star("vanilla", 1), star("vanilla")];
+  one.scales.forEach(({ flops }, k) => {
+    const both = two.scales[k]!.flops;
+    const n = STAR_SCHEDULE.grids[k]!.h ** 2;
+    const crossing = 30 * n * 4 * 1920 ** 2; // its query and output projections
+    assert.equal(both.crossAttention, flops.crossAttention);
+    assert.equal(both.linear, 2 * flops.linear - crossing);
+    assert.equal(both.selfAttention, 2 * flops.selfAttention);
+    assert.equal(both.ends, 2 * flops.ends);
+  });
+  prints(two.transformer / T, "81.1"); // where §14 has 85.4
+  assert.equal(two.textKeysValues, 2 * one.textKeysValues);
+
+  // counted for each row, acceleration is the 2.60 times of §14
+  const fast = star("stagevar");
+  const each = ({ rows, flops }: ScaleCost, k: number): number =>
+    rows === 2 ? 2 * scaleFlops(one.scales[k]!.flops) : scaleFlops(flops);
+  const sum = ({ scales }: Cost): number => scales.map(each).reduce((a, b) => a + b);
+  prints(sum(two) / T, "85.4");
+  assert.equal((sum(two) / sum(fast)).toFixed(2), "2.59");
+  assert.equal((two.transformer / fast.transformer).toFixed(2), "2.56");
 });

@@ -5,6 +5,7 @@ import { findMethod, METHODS } from "@stagevar/stagevar/methods/mod.ts";
 import { makePlan, type Plan, type PlanRequest, type ReducedStep, type Step } from "@stagevar/stagevar/plan.ts";
 import { PIXEL_BUDGETS, RATIOS, schedule } from "@stagevar/stagevar/schedule.ts";
 import { SHAPE_2B } from "./infinity_2b.ts";
+import { SHAPE_STAR, STAR_GUIDANCE, STAR_RANKS, STAR_SCHEDULE } from "./star_1_7b.ts";
 
 function plan(method: string, methodOptions: Record<string, unknown> = {}, change: Partial<PlanRequest> = {}): Plan {
   return makePlan({
@@ -191,4 +192,81 @@ Deno.test("methods without ranks run on any model, the others say what to do", (
     );
   }
   assert.equal(plan("stagevar", { alpha: "1,0,0" }, { shape }).steps[10]?.kind, "full"); // nothing to look up
+});
+
+/** A plan of STAR-1.7B. */
+function starPlan(method: string | undefined, methodOptions: Record<string, unknown> = {}): Plan {
+  return makePlan({
+    shape: SHAPE_STAR,
+    schedule: STAR_SCHEDULE,
+    guidance: STAR_GUIDANCE,
+    tau: 1,
+    topP: 0.8,
+    topK: 600,
+    method,
+    methodOptions,
+  });
+}
+
+Deno.test("STAR-1.7B is accelerated as released: 48 on the null row, 64 reduced at the rows' own positions (star.md §15)", () => {
+  const { method, steps, stages, topK, methodOptions } = starPlan(undefined);
+  assert.deepEqual([method, topK, methodOptions["alpha"]], ["stagevar", 600, [1, 0.96]]);
+  const guided = STAR_GUIDANCE.slice(0, 12).map((guidance) => ({ kind: "full", rows: "both", guidance, tau: 1 }));
+  assert.deepEqual(guided.map(({ guidance }) => (guidance - 1).toFixed(3)).slice(0, 4), [
+    "0.000",
+    "0.346",
+    "0.692",
+    "1.038",
+  ]);
+  assert.deepEqual(steps, [
+    ...guided,
+    { kind: "full", rows: "null", guidance: 0, tau: 1 },
+    {
+      kind: "reduced",
+      rows: "null",
+      guidance: 0,
+      tau: 1,
+      reduce: "project",
+      ranks: STAR_RANKS,
+      projection: "gaussian",
+      rope: "indices",
+      addUnselected: true,
+    },
+  ]);
+  assert.deepEqual(stages.map((stage) => stage[0]).join(""), "s".repeat(12) + "ff");
+});
+
+Deno.test("row decides which row goes on alone, by every method that leaves one", () => {
+  for (const method of ["stagevar", "unguided", "cache-only", "select-rows", "stagevar-drop"]) {
+    for (const [row, guidance] of [["null", 0], ["cond", 1]] as const) {
+      const { steps } = starPlan(method, { row });
+      for (const step of steps.slice(0, 12)) assert(step.kind === "full" && step.rows === "both", method);
+      for (const step of steps.slice(12)) {
+        assert(step.kind !== "skip" && step.rows === row && step.guidance === guidance, `${method}, ${row}`);
+      }
+      const infinity = plan(method, { row, ...method === "unguided" ? {} : { alpha: "0.96,1,0" } }).steps.slice(10, 12);
+      assert(infinity.every((step) => step.kind !== "skip" && step.rows === row && step.guidance === guidance), method);
+    }
+    assert.deepEqual(starPlan(method).steps, starPlan(method, { row: "null" }).steps, `${method}: as released`);
+    for (const row of ["both", "", 0, null]) assert.throws(() => starPlan(method, { row }), UsageError);
+  }
+  for (const method of ["vanilla", "skip-fidelity"]) {
+    assert.throws(() => starPlan(method, { row: "cond" }), /no option "row"/);
+  }
+});
+
+Deno.test("control arms of STAR differ from stagevar in the one thing they control, without ranks, too", () => {
+  const base = reducedStep(starPlan("stagevar").steps[13]);
+  assert.deepEqual(reducedStep(starPlan("select-rows").steps[13]), { ...base, reduce: "select" });
+  assert.deepEqual(reducedStep(starPlan("stagevar-drop").steps[13]), { ...base, addUnselected: false });
+  const cache = { ...base, reduce: "cache", ranks: [], rope: "first" }; // nothing to place
+  assert.deepEqual(reducedStep(starPlan("cache-only").steps[13]), cache);
+  for (const arm of ["cache-only", "select-rows", "stagevar-drop"]) {
+    assert.deepEqual(starPlan(arm).steps.slice(0, 13), starPlan("stagevar").steps.slice(0, 13));
+  }
+  // a STAR model nobody measured takes the released places all the same
+  const other = { shape: { ...SHAPE_STAR, width: 1024 }, schedule: STAR_SCHEDULE, guidance: STAR_GUIDANCE, tau: 1 };
+  const { steps, methodOptions } = makePlan({ ...other, method: "cache-only" });
+  assert.deepEqual(methodOptions["alpha"], [1, 0.96]);
+  assert.deepEqual(steps.slice(11).map(({ kind }) => kind), ["full", "full", "reduced"]);
 });

@@ -4,6 +4,7 @@ import { ModelError, UsageError } from "@stagevar/stagevar/errors.ts";
 import { explainPlan, makePlan, type Plan, type PlanRequest } from "@stagevar/stagevar/plan.ts";
 import type { RankTable } from "@stagevar/stagevar/presets.ts";
 import { schedule } from "@stagevar/stagevar/schedule.ts";
+import { SHAPE_STAR, STAR_GUIDANCE, STAR_SCHEDULE } from "./star_1_7b.ts";
 
 const shape: ModelShape = {
   name: "tiny",
@@ -178,4 +179,24 @@ Deno.test("explainPlan() says how stages were counted and where ranks come from"
 Deno.test("explainPlan() needs no words for a stage that has no scales", () => {
   const lines = explainPlan(plan({ method: "unguided", methodOptions: { fidelity: 6 } })).join("\n");
   assert.match(lines, /structure what leads to it \(none\), semantic the rest \(1x1\)/);
+});
+
+Deno.test("makePlan() takes top-k of models with a codebook as it is, and refuses what cannot be", () => {
+  assert.equal(Object.hasOwn(plan(), "topK"), false);
+  for (const topK of [0, 1, 600, 1e9]) assert.equal(plan({ topK }).topK, topK);
+  for (const topK of [-1, 1.5, NaN, Infinity, "3" as unknown as number]) {
+    assert.throws(() => plan({ topK }), UsageError, `${topK}`);
+  }
+});
+
+Deno.test("explainPlan() speaks of STAR's own scales and of the row that goes on", () => {
+  const request = { shape: SHAPE_STAR, schedule: STAR_SCHEDULE, guidance: STAR_GUIDANCE, tau: 1 };
+  const released = explainPlan(makePlan(request)).join("\n");
+  assert.match(released, /fidelity is the last 2 \(48x48 to 64x64\), structure what leads to it \(21x21 to 36x36\)/);
+  assert.match(released, /semantic the rest \(1x1 to 16x16\)$/m);
+  assert.match(released, /Ranks were measured with STAR-1\.7B \(published, arXiv 2512\.16483\), square at 1M$/m);
+  assert.match(released, /Only the null row runs from scale 13 on/);
+  const exact = explainPlan(makePlan({ ...request, methodOptions: { row: "cond" } })).join("\n");
+  assert.match(exact, /row cond/);
+  assert.match(exact, /Only the conditional row runs from scale 13 on/);
 });

@@ -1,9 +1,11 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
+import { generate } from "../src/engine.ts";
 import { detectObjects } from "../src/evaluate/checker.ts";
 import { judge } from "../src/evaluate/geneval.ts";
 import { readMetadata } from "../src/metadata.ts";
 import { decodePng } from "../src/png.ts";
+import { MINI_STAR } from "./mini_star.ts";
 
 const ROOT = join(import.meta.dirname!, "..");
 
@@ -59,6 +61,34 @@ Deno.test("where the native library cannot load, auto says so once and draws wit
     assert.equal(code, 0, said);
     assert.equal(said.match(/WebAssembly/g)?.length, 1, said);
     assert((await Deno.stat(join(folder, "ring.png"))).size > 500);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("--device wasm draws a STAR model's picture, as the native library does", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const request = {
+      prompt: "a red circle",
+      seed: 7,
+      method: "stagevar",
+      methodOptions: { alpha: "1,1", row: "cond" },
+    };
+    const flags = ["-s", "7", "--method", "stagevar", "--method-option", "alpha=1,1", "--method-option", "row=cond"];
+    const args = [request.prompt, "--model", MINI_STAR, ...flags, "--device", "wasm", "-o", "wasm.png"];
+    const { code, stderr } = await stagevar(folder, args);
+    assert.equal(code, 0, stderr);
+    assert.match(stderr, /on wasm/);
+    const png = await Deno.readFile(join(folder, "wasm.png"));
+    assert.equal((readMetadata(png).request as { topK: number }).topK, 600);
+    const { data } = await decodePng(png);
+    for await (const event of generate({ ...request, model: MINI_STAR })) {
+      if (event.type !== "image") continue;
+      const off = data.filter((value, i) => Math.abs(value - event.image.data[i]!) > 1).length;
+      assert(off < 0.01 * data.length, `${off} values differ`); // a rounding may tip a code, not more
+      assert.equal(data.length, event.image.data.length);
+    }
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

@@ -1,8 +1,9 @@
 import assert from "node:assert/strict";
 import type { ModelShape } from "@stagevar/stagevar/cost.ts";
 import { IntegrityError, UsageError } from "@stagevar/stagevar/errors.ts";
-import { parseRankTable, pickRanks, ranksAt, type RankTable } from "@stagevar/stagevar/presets.ts";
+import { parseRankTable, pickRanks, ranksAt, type RankTable, releasedAlphas } from "@stagevar/stagevar/presets.ts";
 import { SHAPE_2B } from "./infinity_2b.ts";
+import { SHAPE_STAR, STAR_RANKS, STAR_SIDES } from "./star_1_7b.ts";
 
 const published = pickRanks(SHAPE_2B).table!;
 
@@ -155,4 +156,41 @@ Deno.test("parseRankTable() survives any damage: a valid table or one clear erro
     }
   }
   assert(read > 100 && read < 4900, `${read} of 5000 read`); // the damage neither spares nor ruins everything
+});
+
+Deno.test("ranksAt() gives the published ranks of STAR-1.7B, ratios of the width where that is less than the tokens", () => {
+  const { table } = pickRanks(SHAPE_STAR);
+  assert(table);
+  assert.deepEqual(ranksAt(table, 0.96, 1, 4096, 1920), STAR_RANKS);
+  assert.equal(Math.round(STAR_RANKS.reduce((sum, rank) => sum + rank) / 30), 216); // the mean that star.md §15 gives
+  assert.deepEqual([table.fidelity, table.defaultAlpha, table.chunks], [2, [1, 0.96], 30]);
+  assert.throws(
+    () => ranksAt(table, 0.96, 2, 2304, 1920),
+    /No ranks for alpha 0\.96 at scale 2 from the end.*has none/,
+  );
+  assert.throws(() => ranksAt(table, 0.9, 1, 4096, 1920), /has 0\.96$/);
+});
+
+Deno.test("ranksAt() takes the ratio of the smaller of tokens and width, never more than the tokens", () => {
+  assert.deepEqual(ranksAt(small, 0.9, 1, 100, 50), [16, 21]);
+  assert.deepEqual(ranksAt(small, 0.9, 1, 50, 100), [16, 21]);
+  assert.deepEqual(ranksAt(small, 0.99, 2, 8, 2), [2, 3]);
+});
+
+Deno.test("pickRanks() gives the published ranks of STAR to models of its size alone", () => {
+  const published = pickRanks(SHAPE_STAR).table;
+  assert.equal(pickRanks({ ...SHAPE_STAR, name: "a fine-tune" }).table, published);
+  assert.deepEqual(pickRanks({ ...SHAPE_STAR, sides: STAR_SIDES.slice(0, -1) }), {});
+  assert.deepEqual(pickRanks({ ...SHAPE_STAR, depth: 29, chunks: 29 }), {});
+  assert.deepEqual(pickRanks({ ...SHAPE_STAR, width: 1024 }), {});
+  const { sides: _, ...without } = SHAPE_STAR;
+  assert.deepEqual(pickRanks(without), {});
+  assert.deepEqual(pickRanks({ ...SHAPE_2B, family: "star" }), {}, "Infinity's are not STAR's");
+  assert.deepEqual(parseRankTable(JSON.stringify({ ...published, prompts: 1 }), "x"), { ...published, prompts: 1 });
+});
+
+Deno.test("releasedAlphas() reduces the first fidelity scale of Infinity and the last one of STAR", () => {
+  assert.deepEqual(releasedAlphas("infinity", 0.9, 3), [0.9, 0, 0]);
+  assert.deepEqual(releasedAlphas("star", 0.9, 3), [1, 1, 0.9]);
+  for (const family of ["infinity", "star"] as const) assert.deepEqual(releasedAlphas(family, 0.9, 1), [0.9]);
 });

@@ -2,6 +2,7 @@ import assert from "node:assert/strict";
 import { UsageError } from "@stagevar/stagevar/errors.ts";
 import {
   chooseSchedule,
+  ownSchedule,
   PIXEL_BUDGETS,
   type PixelBudget,
   pixelSize,
@@ -146,4 +147,61 @@ Deno.test("chooseSchedule() refuses what no schedule comes near", () => {
   for (const wish of bad) {
     assert.throws(() => chooseSchedule(wish, 16, "1M"), UsageError, JSON.stringify(wish).slice(0, 80));
   }
+});
+
+const OWN = { name: "star", sides: [1, 2, 3, 16], pixels: "0.06M" } as const;
+
+Deno.test("ownSchedule() is the model's squares, whatever square is asked for", () => {
+  const wishes: SizeWish[] = [
+    {},
+    { aspect: "1:1" },
+    { aspect: "square" },
+    { aspect: "1.0" },
+    { width: 256 },
+    { height: 256 },
+    { width: 256, height: 256 },
+    { width: 256, aspect: "1:1" },
+    { pixels: "0.06M" },
+    { pixels: undefined, aspect: undefined },
+  ];
+  const squares = OWN.sides.map((side) => ({ h: side, w: side }));
+  for (const wish of wishes) {
+    const { schedule, notes } = ownSchedule(wish, OWN, 16);
+    assert.deepEqual(schedule, { ratio: 1, pixels: "0.06M", grids: squares, last1M: { h: 16, w: 16 }, own: true });
+    assert.deepEqual(notes, [], JSON.stringify(wish));
+    assert.deepEqual(pixelSize(schedule, 16), { width: 256, height: 256 });
+  }
+});
+
+Deno.test("ownSchedule() says what a wish near a square, or for another square, gets", () => {
+  const told = (wish: SizeWish): string[] => ownSchedule(wish, OWN, 16).notes;
+  assert.deepEqual(told({ width: 1024 }), ["The model draws 256x256 pixels, asked was for a width of 1024"]);
+  assert.deepEqual(told({ width: 256, height: 250 }), [
+    "The model draws 256x256 pixels, asked was for a height of 250",
+  ]);
+  assert.equal(told({ width: 250, height: 260 }).length, 2);
+});
+
+Deno.test("ownSchedule() refuses other shapes and budgets with a hint, and what is no size", () => {
+  const bad: [SizeWish, RegExp][] = [
+    [{ aspect: "16:9" }, /"star" draws squares of 256x256 pixels only/],
+    [{ aspect: "portrait" }, /squares of 256x256/],
+    [{ width: 512, height: 256 }, /squares of 256x256/],
+    [{ width: 256, height: 512 }, /squares of 256x256/],
+    [{ width: 256, aspect: "3:2" }, /squares of 256x256/],
+    [{ pixels: "1M" }, /draws 256x256 pixels only, size "1M"/],
+  ];
+  for (const [wish, message] of bad) {
+    assert.throws(() => ownSchedule(wish, OWN, 16), (error) => {
+      assert(error instanceof UsageError && error.hint !== undefined, JSON.stringify(wish));
+      assert.match(error.message, message);
+      return true;
+    });
+  }
+  for (
+    const wish of [{ width: 0 }, { height: -1 }, { width: 1.5 }, { width: NaN }, { aspect: "wide" }, { aspect: "0:1" }]
+  ) {
+    assert.throws(() => ownSchedule(wish, OWN, 16), UsageError, JSON.stringify(wish));
+  }
+  assert.throws(() => ownSchedule({ pixels: "2M" as PixelBudget }, OWN, 16), UsageError);
 });

@@ -18,7 +18,7 @@ import { clipFlops } from "../text/clip_encoder.ts";
 import { encoderFlops } from "../text/t5_encoder.ts";
 import { deviceGemmRate, gemmRate } from "./gemm.ts";
 
-/** What is drawn before the pictures that count: one of the same, one of the smallest size, or nothing. */
+/** What is drawn before the pictures that count: one of the same, one of the seven smallest scales, or nothing. */
 export type WarmUp = "full" | "short" | "none";
 
 /** What to measure. */
@@ -149,6 +149,18 @@ export function benchPrompt(run: number): string {
   return `a ${COLOURS[first]} circle left of a ${COLOURS[second]} square`;
 }
 
+/** Scales of the smallest size of Infinity. */
+const FEWEST_SCALES = 7;
+
+/** What draws those alone: a smaller picture, or one of a model of one size that is left off there. */
+function shortest({ model }: Engine): Partial<GenerateRequest> {
+  if (model.family === "infinity") return { pixels: "0.06M" };
+  return {
+    method: "skip-fidelity",
+    methodOptions: { fidelity: Math.max(1, model.sides.length - FEWEST_SCALES) },
+  };
+}
+
 type Event<T extends GenerateEvent["type"]> = Extract<GenerateEvent, { type: T }>;
 
 /** Events of one picture, without its pixels, and its time in milliseconds. */
@@ -218,7 +230,7 @@ export async function takeSample(
     await one(0);
     if (engine.device === "cuda") { for (let run = 1; run < CUDA_WARM_UP; run++) await one(runs + run); }
   }
-  if (warmUp === "short") await one(0, { pixels: "0.06M", batch: 1 });
+  if (warmUp === "short") await one(0, { ...shortest(engine), batch: 1 });
   const pictures: Picture[] = [];
   for (let run = 1; run <= runs; run++) {
     tracing = run === 1;

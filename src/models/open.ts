@@ -35,9 +35,11 @@ export async function openModel(folder: string): Promise<Model> {
 }
 
 async function recognised(folder: string): Promise<FamilyName> {
-  if (await holdsInfinity(folder)) return "infinity";
-  if (await holdsStar(folder)) return "star";
-  throw new ModelError(`"${folder}" has no model.json and no released transformer`, {
+  const held = await Promise.all([holdsInfinity(folder), holdsStar(folder)]);
+  const [family, other] = FAMILIES.filter((_, i) => held[i]);
+  if (family && !other) return family;
+  const found = family ? "released transformers of several families" : "no released transformer";
+  throw new ModelError(`"${folder}" has no model.json and ${found}`, {
     hint: `Write a model.json: {"family": ${FAMILIES.map((name) => `"${name}"`).join(" or ")}, "transformer": FILE, ` +
       `"vae": FILE, "text_encoder": FOLDER}`,
   });

@@ -12,6 +12,8 @@ const KEPT_PROMPTS = 16;
 export interface PromptFeatures {
   /** Its tokens. */
   readonly tokens: number;
+  /** Their ids, [tokens]. */
+  readonly ids: readonly number[];
   /** Whether it had more than the encoder takes. */
   readonly truncated: boolean;
   /** Features [tokens, Dt]. */
@@ -68,7 +70,7 @@ export class Prompts implements Disposable {
   }
 
   /** Tokens of a text, as many as the encoder takes. */
-  async tokens(text: string): Promise<Omit<PromptFeatures, "features">> {
+  async tokens(text: string): Promise<Pick<PromptFeatures, "tokens" | "truncated">> {
     const { ids, truncated } = (await this.#loaded()).encode(text);
     return { tokens: ids.length, truncated };
   }
@@ -82,7 +84,7 @@ export class Prompts implements Disposable {
         for (const text of missing) {
           const { ids, truncated } = (await this.#loaded()).encode(text);
           const features = await encoder.encode(ids, signal);
-          this.#known.set(text, { tokens: ids.length, truncated, features });
+          this.#known.set(text, { tokens: ids.length, ids, truncated, features });
         }
       } finally {
         if (!this.#source.stays) this[Symbol.dispose]();

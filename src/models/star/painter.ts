@@ -75,8 +75,10 @@ export class StarPainter implements Painter {
     const told = rows === "cond" ? [prompt] : rows === "null" ? [negativePrompt] : [prompt, negativePrompt];
     const texts: StarText[] = [];
     for (const text of told) {
-      const { features, tokens } = this.#prompts.of(text);
-      const pooled = features.subarray((tokens - 1) * this.#model.shape.textDim); // of the first end of text (§4)
+      const { features, ids } = this.#prompts.of(text);
+      const end = ids.indexOf(ids.at(-1)!); // the first end of text (§4), which a prompt may spell out
+      const { textDim } = this.#model.shape;
+      const pooled = features.subarray(end * textDim, (end + 1) * textDim);
       texts.push(await transformer.encodeText({ features, pooled }, signal));
     }
     return new StarRun(transformer, texts, { codebook: await this.#codebook, phi }, batch);
@@ -96,10 +98,10 @@ export class StarPainter implements Painter {
     this.#transformer = undefined;
   }
 
-  /** Looks at every weight. */
+  /** Looks at every weight, those that codes go through between scales, too. */
   blame(error: NotANumberError): Promise<ModelError> {
-    const { transformer: { outer, blocks }, text } = this.#model;
-    return blame([outer, ...blocks, text.tensors], error);
+    const { transformer: { outer, blocks }, text, decoder: { codebook, phi } } = this.#model;
+    return blame([outer, ...blocks, text.tensors, { codebook }, ...phi.map((own) => ({ ...own }))], error);
   }
 
   /** Frees every session. */
