@@ -138,7 +138,7 @@ async function runJob(model: OpenModel, job: Job, target: Target, run: Run): Pro
         progress.start(event);
         break;
       case "text":
-        if (event.truncated) progress.notice("The prompt is longer than 512 tokens: the rest is not read");
+        if (event.truncated) progress.notice(`The prompt is longer than ${event.tokens} tokens: the rest is not read`);
         if (args.on("verbose")) progress.line(`text  ${event.tokens} tokens  ${event.ms.toFixed(1)} ms`);
         break;
       case "scale":

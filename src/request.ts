@@ -20,7 +20,7 @@ export type DtypeName = "f32" | "f16" | "u16" | "u8";
 
 /** A request for one picture or a batch that differs by seed. Everything but `prompt` has a default. */
 export interface GenerateRequest {
-  /** What to draw. Cut to 512 tokens, with a notice. */
+  /** What to draw. Cut to the tokens that the text encoder takes (512, of STAR 77), with a notice. */
   prompt: string;
   /** What to steer away from; without it the model's learned null prompt is used (infinity.md §2.3). */
   negativePrompt?: string;

@@ -1,6 +1,6 @@
 /**
- * Infinity's fidelity stage on the conditional row (star.md §15, V-cond): its logits are those that it has beside the null row, and
- * what a device keeps to restore from are the conditional rows, as in host memory.
+ * Infinity's fidelity stage on the conditional row (star.md §15, V-cond): its logits are those that it has beside the null
+ * row, and what a device keeps to restore from are the conditional rows, as in host memory.
  */
 import assert from "node:assert/strict";
 import { join } from "node:path";

@@ -1,7 +1,10 @@
-/** The miniature STAR model of the golden cases, and copies of it that a test may change. */
+/** The miniature STAR model of the golden cases: copies of it that a test may change, and what an engine does with it. */
 import { join } from "node:path";
+import type { Engine, GenerateOptions } from "../src/engine.ts";
 import { openStar } from "../src/models/star/model.ts";
+import type { EngineRequest } from "../src/prepare.ts";
 import type { RankTable } from "../src/presets.ts";
+import type { GenerateEvent } from "../src/request.ts";
 
 /** Its folder. */
 export const MINI_STAR = join(import.meta.dirname!, "golden-star", "models", "mini-star");
@@ -44,4 +47,26 @@ async function copy(from: string, to: string): Promise<void> {
   for await (const { name, isDirectory } of Deno.readDir(from)) {
     await (isDirectory ? copy : Deno.copyFile)(join(from, name), join(to, name));
   }
+}
+
+/** What is drawn where a test does not care. */
+export const PROMPT = "a red circle left of a blue square";
+
+/** What a test asks for otherwise. */
+export type Change = Partial<EngineRequest>;
+
+/** All that happens while an engine draws {@linkcode PROMPT} with seed 5, or what a test changes of that. */
+export async function events(
+  engine: Engine,
+  change: Change = {},
+  options: GenerateOptions = {},
+): Promise<GenerateEvent[]> {
+  return await Array.fromAsync(engine.generate({ prompt: PROMPT, seed: 5, ...change }, options));
+}
+
+type Of<T extends GenerateEvent["type"]> = Extract<GenerateEvent, { type: T }>;
+
+/** The events of one type. */
+export function of<T extends GenerateEvent["type"]>(all: readonly GenerateEvent[], type: T): Of<T>[] {
+  return all.filter((event): event is Of<T> => event.type === type);
 }

@@ -149,6 +149,14 @@ Deno.test("main() exits 2 for what a STAR model cannot do, and writes nothing", 
   assert.deepEqual(names(folder.path), []);
 });
 
+Deno.test("main() says how much of a long prompt a STAR model reads", async () => {
+  await using folder = await tempFolder();
+  const prompt = new Array<string>(100).fill("fox").join(" ");
+  const { code, err } = await stagevar([prompt, "--model", MINI_STAR, "-o", join(folder.path, "x.png")]);
+  assert.equal(code, 0, err);
+  assert.match(err, /The prompt is longer than 77 tokens: the rest is not read/);
+});
+
 Deno.test("main() draws a size near a STAR model's and says which it has", async () => {
   await using folder = await tempFolder();
   const { code, err } = await stagevar(["a fox", "--model", MINI_STAR, "-W", "200", "-o", join(folder.path, "x.png")]);

@@ -1,4 +1,4 @@
-/** Folders of STAR models: what is recognised, what a model.json may say, and one clear error for all that does not fit. */
+/** Folders of STAR models: what is recognised, what a model.json may say, one clear error for all that does not fit. */
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openCheckpoint } from "../src/checkpoint/open.ts";

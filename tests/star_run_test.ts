@@ -1,4 +1,4 @@
-/** STAR's blocks over a cache: which text and which rows they read, reduced scales that are whole ones, and parts (star.md §6, §15). */
+/** STAR's blocks over a cache: texts, rows, reduced scales that are whole ones, and parts (star.md §6, §15). */
 import assert from "node:assert/strict";
 import { readTensor } from "../src/checkpoint/source.ts";
 import type { HostIndices } from "../src/kernels/host.ts";
@@ -221,6 +221,31 @@ Deno.test("images of a batch depend on their own seed alone, reduced and on eith
     }
     assert(distance(together.latents[0]!, together.latents[1]!) > 0.1);
   }
+});
+
+Deno.test("control (d) adds the codes of the rows that the last block drew, and no others", async () => {
+  using opened = await open();
+  const texts = [await opened.text(6, 1), await opened.text(3, 2)];
+  const drawn = (c: number): Uint32Array => shuffled(M, c).slice(0, 9);
+  const latent = async (addUnselected: boolean, change: (token: number) => boolean): Promise<Float32Array> => {
+    const tap = {
+      indices: (_: number, c: number) => drawn(c),
+      tokens: (scale: number) => {
+        const tokens = [1, 4, 16, 49, N, M][scale]!;
+        return Uint32Array.from({ length: tokens }, (_, i) => (7 * i + (scale === 5 && change(i) ? 1 : 0)) % 256);
+      },
+    };
+    const all = steps(alone("null"), reduced("null", 9, { addUnselected }));
+    return (await draw(opened, texts, all, { tap })).latents[0]!;
+  };
+  const own = new Set(drawn(5));
+  const [inside, outside] = [(token: number) => own.has(token), (token: number) => !own.has(token)];
+  const wanted = await latent(false, () => false);
+  assert.deepEqual(await latent(false, outside), wanted);
+  assert(distance(await latent(false, inside), wanted) > 1e-3);
+  const plain = await latent(true, () => false);
+  assert(distance(plain, wanted) > 0.01);
+  assert(distance(await latent(true, outside), plain) > 0.01);
 });
 
 Deno.test("mapped weights of STAR are gone through in parts by default, packed ones at once", async () => {

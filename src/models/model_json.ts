@@ -24,6 +24,7 @@ export class ModelJson {
   readonly #path: string;
   readonly #fields: Readonly<Record<string, unknown>>;
 
+  /** Checks the family; `path` is for messages. */
   constructor(path: string, fields: Readonly<Record<string, unknown>>) {
     this.#path = path;
     this.#fields = fields;
