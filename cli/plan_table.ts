@@ -102,12 +102,16 @@ export function renderPlans(plans: readonly Plan[], style: PlanStyle): string {
   return align([head, ...rows], 2).join("\n");
 }
 
+/** A full step by the rows that run. */
+const ALONE = { both: "full", cond: "full, no guidance", null: "full, no prompt" } as const;
+
 function stepInWords(step: Step): string {
   if (step.kind === "skip") return "skip";
-  if (step.kind === "full") return step.rows === "null" ? "full, no prompt" : "full";
+  if (step.kind === "full") return ALONE[step.rows];
   if (step.reduce === "cache") return "cache";
   const ranks = `rank ${Math.min(...step.ranks)}-${Math.max(...step.ranks)}`;
   const rare = [
+    ...(step.rows === "cond" ? ["with the prompt"] : []),
     ...(step.reduce === "project" && step.projection === "sign" ? ["signs"] : []),
     ...(step.reduce === "project" && step.rope === "indices" ? ["rope indices"] : []),
     ...(step.addUnselected ? [] : ["drop the rest"]),

@@ -9,7 +9,7 @@ import { type Cost, type ModelShape, planCost } from "./cost.ts";
 import { ModelError, UsageError } from "./errors.ts";
 import { type OptionValue, resolveOptions } from "./methods/method.ts";
 import { findMethod } from "./methods/mod.ts";
-import { FIDELITY_SCALES, pickRanks, ranksAt, type RankTable, releasedAlphas } from "./presets.ts";
+import { DEFAULT_ALPHA, FIDELITY_SCALES, pickRanks, ranksAt, type RankTable, releasedAlphas } from "./presets.ts";
 import { type Grid, type PixelBudget, pixelSize, type Schedule } from "./schedule.ts";
 import type { FullStep, Stage, Step } from "./step.ts";
 
@@ -97,8 +97,6 @@ const DEFAULT_TOP_P = 0.97;
 const DEFAULT_TEXT_TOKENS = 64;
 /** Structure is the three scales before the fidelity stage (sides 20, 24, 32 at 1M: the paper's Fig. 1 has meaning settled at 16). */
 const STRUCTURE_SCALES = 3;
-/** Threshold of the released code. */
-const DEFAULT_ALPHA = 0.96;
 
 /**
  * Makes the plan of one picture.
@@ -165,7 +163,7 @@ export function makePlan(request: PlanRequest): Plan {
     scales: grids.length,
     fidelity: defaultFidelity,
     alphas: table?.defaultAlpha ?? releasedAlphas(shape.family, DEFAULT_ALPHA, defaultFidelity),
-    rope: shape.family === "star" ? "indices" : "first",
+    family: shape.family,
   });
   const fidelity = typeof methodOptions.fidelity === "number" ? methodOptions.fidelity : defaultFidelity;
   const full = grids.map((_, k): FullStep => ({ kind: "full", rows: "both", guidance: guidance[k]!, tau: tau[k]! }));

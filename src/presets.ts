@@ -110,6 +110,9 @@ const STAR_1_7B: RankTable = {
 /** Scales of the fidelity stage where no rank table says otherwise (stagevar.md §1, star.md §15). */
 export const FIDELITY_SCALES = { infinity: 3, star: 2 } as const;
 
+/** Threshold of the released code (stagevar.md §5, star.md §15). */
+export const DEFAULT_ALPHA = 0.96;
+
 /**
  * Thresholds of the fidelity scales as the released code of a family has them: Infinity's reduces the first scale and skips the
  * others (stagevar.md §6), STAR's reduces the last one and runs the others in full on one row (star.md §15).
@@ -122,7 +125,7 @@ export const FIDELITY_SCALES = { infinity: 3, star: 2 } as const;
  * assert.deepEqual(releasedAlphas("star", 0.96, 2), [1, 0.96]);
  * ```
  */
-export function releasedAlphas(family: ModelShape["family"], alpha: number, fidelity: number): number[] {
+export function releasedAlphas(family: ModelShape["family"] = "infinity", alpha: number, fidelity: number): number[] {
   const others = (value: number): number[] => new Array<number>(fidelity - 1).fill(value);
   return family === "star" ? [...others(1), alpha] : [alpha, ...others(0)];
 }

@@ -264,6 +264,9 @@ Deno.test("control arms of STAR differ from stagevar in the one thing they contr
   for (const arm of ["cache-only", "select-rows", "stagevar-drop"]) {
     assert.deepEqual(starPlan(arm).steps.slice(0, 13), starPlan("stagevar").steps.slice(0, 13));
   }
+  // one threshold is that of the scale which the family's released code reduces
+  assert.deepEqual(starPlan("cache-only", { alpha: "0.5" }).methodOptions["alpha"], [1, 0.5]);
+  assert.deepEqual(starPlan("cache-only", { fidelity: 3 }).methodOptions["alpha"], [1, 1, 0.96]);
   // a STAR model nobody measured takes the released places all the same
   const other = { shape: { ...SHAPE_STAR, width: 1024 }, schedule: STAR_SCHEDULE, guidance: STAR_GUIDANCE, tau: 1 };
   const { steps, methodOptions } = makePlan({ ...other, method: "cache-only" });

@@ -6,7 +6,9 @@
  * @module
  */
 import { UsageError } from "../errors.ts";
-import type { FullStep, ReducedStep, RowKind, Step } from "../step.ts";
+import type { ModelShape } from "../cost.ts";
+import { releasedAlphas } from "../presets.ts";
+import type { FullStep, RowKind, Step } from "../step.ts";
 
 /** Value of an option after reading: plain JSON. */
 export type OptionValue = number | string | number[];
@@ -19,8 +21,8 @@ export interface OptionFacts {
   fidelity: number;
   /** Thresholds of the model's rank table, one a fidelity scale. */
   alphas: readonly number[];
-  /** Positions that the family's released code gives pseudo-tokens. Default: the first ones. */
-  rope?: ReducedStep["rope"];
+  /** Family of the model, whose released code the defaults are. Default: infinity. */
+  family?: ModelShape["family"];
 }
 
 /** One option of a method, as `--method-option name=value` or in a request. */
@@ -125,8 +127,9 @@ export function choiceOption<T extends string>(
 }
 
 /**
- * An option that is a list of thresholds 0..1, one a fidelity scale; a single one is that of the first fidelity scale
- * and skips the others, as in the sweep of the paper (stagevar.md §6).
+ * An option that is a list of thresholds 0..1, one a fidelity scale; a single one stands where the released code of the family
+ * reduces, and the other scales are as there: Infinity's first fidelity scale, the others skipped, as in the sweep of the paper
+ * (stagevar.md §6), or STAR's last, the others in full (star.md §15).
  *
  * @example
  * ```ts
@@ -136,6 +139,7 @@ export function choiceOption<T extends string>(
  * const facts = { scales: 13, fidelity: 3, alphas: [0.96, 0, 0] };
  * assert.deepEqual(alpha.default(facts), [0.96, 0, 0]);
  * assert.deepEqual(alpha.parse("0.9", facts), [0.9, 0, 0]);
+ * assert.deepEqual(alpha.parse("0.9", { ...facts, family: "star" }), [1, 1, 0.9]);
  * assert.deepEqual(alpha.parse([0.96, 1, 0], facts), [0.96, 1, 0]);
  * ```
  */
@@ -145,10 +149,11 @@ export function thresholdsOption(name: string, doc: string): MethodOption<number
     type: "number or comma-separated list",
     doc,
     default: (facts) => [...facts.alphas],
-    parse(value, { fidelity }) {
+    parse(value, { fidelity, family }) {
       const given: unknown[] = Array.isArray(value) ? value : typeof value === "string" ? value.split(",") : [value];
-      const list = given.length === 1 ? [given[0], ...new Array<number>(fidelity - 1).fill(0)] : given;
-      const numbers = list.map(toNumber);
+      const numbers = given.length === 1
+        ? releasedAlphas(family, toNumber(given[0]), fidelity)
+        : given.map(toNumber);
       if (numbers.length === fidelity && numbers.every((n) => n >= 0 && n <= 1)) return numbers;
       throw badValue(name, value, `one number from 0 to 1, or ${fidelity} of them, one for each of the last scales`);
     },
@@ -184,7 +189,7 @@ export function resolveOptions(
   const value = <V extends OptionValue>(option: MethodOption<V>, facts: OptionFacts): V =>
     Object.hasOwn(given, option.name) ? option.parse(given[option.name], facts) : option.default(facts);
   const fidelity = method.options.includes(FIDELITY) ? value(FIDELITY, facts) : facts.fidelity;
-  const settled = { ...facts, fidelity, alphas: defaultAlphas(facts.alphas, fidelity) };
+  const settled = { ...facts, fidelity, alphas: defaultAlphas(facts, fidelity) };
   return Object.fromEntries(method.options.map((option) => [option.name, value(option, settled)]));
 }
 
@@ -237,9 +242,9 @@ export function aloneOn(row: RowKind): 0 | 1 {
   return row === "null" ? 0 : 1;
 }
 
-/** The table's own list where it has the right length; else the paper's pattern: 0.96 once, then skip. */
-function defaultAlphas(alphas: readonly number[], fidelity: number): readonly number[] {
-  return alphas.length === fidelity ? alphas : [0.96, ...new Array<number>(fidelity - 1).fill(0)];
+/** The table's own list where it has the right length; else that of the released code. */
+function defaultAlphas({ alphas, family }: OptionFacts, fidelity: number): readonly number[] {
+  return alphas.length === fidelity ? alphas : releasedAlphas(family, DEFAULT_ALPHA, fidelity);
 }
 
 /** Number of a JSON number or a decimal text; NaN for anything else, empty text included. */

@@ -28,7 +28,7 @@ import {
  */
 export const ALPHA: MethodOption<number[]> = thresholdsOption(
   "alpha",
-  "energy kept at each fidelity scale: 0 skips it, 1 runs it in full on the null row; one number is the first's and the others are skipped",
+  "energy kept at each fidelity scale: 0 skips it, 1 runs it in full on one row; one number is that of the scale which the family's released code reduces",
 );
 
 /**
@@ -47,7 +47,7 @@ export const ROPE: MethodOption<ReducedStep["rope"]> = {
     "positions of the pseudo-tokens: the first r of the scale, or those of the restored rows",
     ["first", "indices"],
   ),
-  default: ({ rope = "first" }) => rope,
+  default: ({ family }) => family === "star" ? "indices" : "first",
 };
 
 /**
