@@ -42,6 +42,7 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
   #rows: CacheRow[];
   #texts: readonly StarText[]; // of the kinds of rows that are left, the one that cross attention reads first
   #rope: (RopeTable & { grid: Grid }) | undefined; // of the scale at hand
+  #queries = new Float32Array(); // of the block at hand: one buffer a scale, where thirty would wait for the collector
 
   /**
    * Starts a batch: allocates the cache for all the tokens that will be executed.
@@ -79,6 +80,7 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
   freeCache(): void {
     releaseCache(this.#rows);
     this.#rows = [];
+    this.#queries = new Float32Array();
   }
 
   /** Frees the cache. */
@@ -121,7 +123,8 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
     const { width: C } = this.#transformer.weights.dims;
     const rows = { rows: this.#rows.length, images: this.#images };
     const L = x.length / (rows.rows * C);
-    const q = new Float32Array(x.length);
+    if (this.#queries.length !== x.length) this.#queries = new Float32Array(x.length);
+    const q = this.#queries;
     const filled = this.#filled[block]!;
     const slices = slicesOf(L, Math.max(1, Math.floor(this.#transformer.rowsAtOnce / rows.rows)));
     const table = this.#table(grid);
