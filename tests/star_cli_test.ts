@@ -71,7 +71,7 @@ Deno.test("main() plan says what a STAR model would run, and how it was accelera
     assert.match(out, /Only the null row runs from scale 5 on/);
 
     const cond = await stagevar(["plan", "--model", model, "--method-option", "row=cond"]);
-    assert.match(cond.out, /^6 +12x12 +fidelity +project, rank 9-20, rope indices +1 +1 +cond /m);
+    assert.match(cond.out, /^6 +12x12 +fidelity +project, rank 9-20, with the prompt, rope indices +1 +1 +cond /m);
     assert.match(cond.out, /Only the conditional row runs from scale 5 on/);
     const several = await stagevar(["plan", "--model", model, "--methods", "vanilla,stagevar,cache-only", "--json"]);
     const plans = several.out.trimEnd().split("\n").map((line) => JSON.parse(line));

@@ -7,7 +7,7 @@
  */
 import { UsageError } from "../errors.ts";
 import type { ModelShape } from "../cost.ts";
-import { releasedAlphas } from "../presets.ts";
+import { DEFAULT_ALPHA, releasedAlphas } from "../presets.ts";
 import type { FullStep, RowKind, Step } from "../step.ts";
 
 /** Value of an option after reading: plain JSON. */
@@ -151,9 +151,7 @@ export function thresholdsOption(name: string, doc: string): MethodOption<number
     default: (facts) => [...facts.alphas],
     parse(value, { fidelity, family }) {
       const given: unknown[] = Array.isArray(value) ? value : typeof value === "string" ? value.split(",") : [value];
-      const numbers = given.length === 1
-        ? releasedAlphas(family, toNumber(given[0]), fidelity)
-        : given.map(toNumber);
+      const numbers = given.length === 1 ? releasedAlphas(family, toNumber(given[0]), fidelity) : given.map(toNumber);
       if (numbers.length === fidelity && numbers.every((n) => n >= 0 && n <= 1)) return numbers;
       throw badValue(name, value, `one number from 0 to 1, or ${fidelity} of them, one for each of the last scales`);
     },
