@@ -6,7 +6,7 @@
 import assert from "node:assert/strict";
 import { join } from "node:path";
 import { openInfinity } from "../src/models/infinity/model.ts";
-import { partsOf } from "../src/models/infinity/parts.ts";
+import { partsOf } from "../src/models/parts.ts";
 import { InfinityRun } from "../src/models/infinity/run.ts";
 import { InfinityTransformer } from "../src/models/infinity/transformer.ts";
 import { openNative } from "../src/runtime/native.ts";

@@ -6,6 +6,7 @@
 import { basename, join, resolve } from "node:path";
 import { ModelError } from "../errors.ts";
 import { parseRankTable, RANK_FILE, type RankTable } from "../presets.ts";
+import type { PixelBudget } from "../schedule.ts";
 import { readFileBytes } from "./fingerprint.ts";
 
 /** Families of models that there is code for. */
@@ -16,6 +17,24 @@ export type FamilyName = typeof FAMILIES[number];
 
 /** Largest model.json and ranks.json that are read. */
 const MAX_BYTES = 1 << 20;
+
+/** The files of a model, relative to its folder, and the settings it was released with. */
+export interface ModelConfig {
+  /** Name shown to people. */
+  readonly name: string;
+  /** Transformer checkpoint: a file, a shard index or a folder; of STAR, upstream's training checkpoint or its weights alone. */
+  readonly transformer: string;
+  /** VAE checkpoint. */
+  readonly vae: string;
+  /** Folder of the text encoder and its tokenizer. */
+  readonly textEncoder: string;
+  /** Size it was trained for, or nearest to. */
+  readonly pixels: PixelBudget;
+  /** Guidance where a request names none; of STAR, t in (1 + t k / (S - 1)) (star.md §8.3). */
+  readonly cfg: number | number[];
+  /** Temperature where a request names none. */
+  readonly tau: number | number[];
+}
 
 /** The checked fields of a model.json. */
 export class ModelJson {

@@ -70,15 +70,17 @@ const PACK_LIMIT = 512 * 2 ** 20;
 /**
  * Packed for a small model, mapped for one that would not want to be in memory twice.
  *
- * @param elements weights of the whole model part, all its graphs together
+ * @param weights of the whole model part, all its graphs together
  * @example
  * ```ts
  * import { residencyOf } from "@stagevar/stagevar/runtime/runtime.ts";
  * import assert from "node:assert/strict";
- * assert.deepEqual([residencyOf(3e6), residencyOf(2.2e9)], ["packed", "mapped"]);
+ * assert.equal(residencyOf([{ shape: [1000, 3000] }]), "packed");
+ * assert.equal(residencyOf([{ shape: [2000, 1_000_000] }, { shape: [7] }]), "mapped");
  * ```
  */
-export function residencyOf(elements: number): Residency {
+export function residencyOf(weights: readonly { readonly shape: readonly number[] }[]): Residency {
+  const elements = weights.reduce((sum, { shape }) => sum + shape.reduce((product, extent) => product * extent, 1), 0);
   return elements * 4 <= PACK_LIMIT ? "packed" : "mapped";
 }
 

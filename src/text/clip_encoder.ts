@@ -9,9 +9,10 @@ import { join } from "node:path";
 import { openCheckpoint } from "../checkpoint/open.ts";
 import { type Expected, matchTensors, type TensorRef } from "../checkpoint/source.ts";
 import { ModelError } from "../errors.ts";
-import { FEW_ROWS, type GraphForm, type RowCount } from "../graph/form.ts";
+import type { GraphForm, RowCount } from "../graph/form.ts";
 import { Graph, type Value } from "../graph/graph.ts";
 import { floatTensor, intTensor, type Residency, residencyOf, type Runtime, type Session } from "../runtime/runtime.ts";
+import { rowCountOf, Sessions } from "../runtime/sessions.ts";
 
 /** Activations of published towers: exact GELU (OpenCLIP, as STAR's), and x sigmoid(1.702 x) (OpenAI). */
 const ACTIVATIONS = ["gelu", "quick_gelu"] as const;
@@ -224,7 +225,7 @@ export class ClipEncoder implements Disposable {
   readonly #weights: ClipWeights;
   readonly #runtime: Runtime;
   readonly #residency: Residency;
-  readonly #sessions = new Map<RowCount, Session>();
+  readonly #sessions = new Sessions();
 
   private constructor(weights: ClipWeights, runtime: Runtime, residency: Residency) {
     this.#weights = weights;
@@ -251,11 +252,7 @@ export class ClipEncoder implements Disposable {
    * ```
    */
   static open(weights: ClipWeights, runtime: Runtime, residency?: Residency): ClipEncoder {
-    const elements = Object.values(weights.tensors).reduce(
-      (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
-      0,
-    );
-    return new ClipEncoder(weights, runtime, residency ?? residencyOf(elements));
+    return new ClipEncoder(weights, runtime, residency ?? residencyOf(Object.values(weights.tensors)));
   }
 
   /**
@@ -276,8 +273,7 @@ export class ClipEncoder implements Disposable {
     }
     const bias = Float32Array.from({ length: T * T }, (_, at) => at % T > Math.floor(at / T) ? FUTURE : 0);
     const features = new Float32Array(T * width);
-    const few = this.#runtime.device === "cpu" && this.#residency === "mapped" && T <= FEW_ROWS;
-    const session = await this.#session(few ? "few" : "many");
+    const session = await this.#session(rowCountOf(this.#runtime, this.#residency, T));
     await session.run(
       {
         ids: intTensor(ids, [T]),
@@ -290,21 +286,14 @@ export class ClipEncoder implements Disposable {
     return features;
   }
 
-  async #session(rows: RowCount): Promise<Session> {
-    let session = this.#sessions.get(rows);
-    if (!session) {
-      session = await this.#runtime.createSession(
-        clipGraph(this.#weights, { rows, attention: this.#runtime.form.attention }),
-        this.#residency,
-      );
-      this.#sessions.set(rows, session);
-    }
-    return session;
+  #session(rows: RowCount): Promise<Session> {
+    const { attention } = this.#runtime.form;
+    const load = () => this.#runtime.createSession(clipGraph(this.#weights, { rows, attention }), this.#residency);
+    return this.#sessions.get(rows, load);
   }
 
   /** Frees the weights. */
   [Symbol.dispose](): void {
-    for (const session of this.#sessions.values()) session[Symbol.dispose]();
-    this.#sessions.clear();
+    this.#sessions[Symbol.dispose]();
   }
 }

@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { openCheckpoint } from "../checkpoint/open.ts";
 import { type Expected, matchTensors, type TensorRef } from "../checkpoint/source.ts";
 import { ModelError } from "../errors.ts";
-import { FEW_ROWS, type GraphForm, type RowCount } from "../graph/form.ts";
+import type { GraphForm, RowCount } from "../graph/form.ts";
 import { Graph, MICROSOFT, type Value } from "../graph/graph.ts";
 import { DeviceMemory } from "../runtime/device_memory.ts";
 import {
@@ -22,6 +22,7 @@ import {
   type Session,
   type Tensor,
 } from "../runtime/runtime.ts";
+import { rowCountOf, Sessions } from "../runtime/sessions.ts";
 import { fitsFusedT5, fusedT5Graph } from "./t5_fused.ts";
 
 /** Dimensions of a T5 encoder, from config.json and the tensors' shapes. */
@@ -211,8 +212,8 @@ export class T5Encoder implements Disposable {
   readonly #runtime: Runtime;
   readonly #residency: Residency;
   readonly #half: boolean;
-  readonly #sessions = new Map<RowCount, Session>();
-  readonly #there = new Map<string, Promise<DeviceSession>>(); // sessions on a device's tensors
+  readonly #sessions = new Sessions();
+  readonly #there = new Sessions<DeviceSession>(); // on a device's tensors
 
   private constructor(weights: T5Weights, runtime: Runtime, residency: Residency, half: boolean) {
     this.#weights = weights;
@@ -228,12 +229,8 @@ export class T5Encoder implements Disposable {
    * @param half products in half precision, on devices that have operators of our own
    */
   static open(weights: T5Weights, runtime: Runtime, residency?: Residency, half = false): T5Encoder {
-    const elements = Object.values(weights.tensors).reduce(
-      (sum, { shape }) => sum + shape.reduce((a, b) => a * b, 1),
-      0,
-    );
     const halves = half && runtime.form.fused === true && fitsFusedT5(weights.dims);
-    return new T5Encoder(weights, runtime, residency ?? residencyOf(elements), halves);
+    return new T5Encoder(weights, runtime, residency ?? residencyOf(Object.values(weights.tensors)), halves);
   }
 
   /** Features [T, D] of token ids [T]. */
@@ -249,8 +246,7 @@ export class T5Encoder implements Disposable {
     const input = { ids: intTensor(ids, [T]), buckets: intTensor(distanceBuckets(T, buckets, maxDistance), [T, T]) };
     if (this.#half) return await this.#encodeThere(input, [T, width], signal);
     const features = new Float32Array(T * width);
-    const few = this.#runtime.device === "cpu" && this.#residency === "mapped" && T <= FEW_ROWS;
-    const session = await this.#session(few ? "few" : "many");
+    const session = await this.#session(rowCountOf(this.#runtime, this.#residency, T));
     await session.run(input, { features: floatTensor(features, [T, width]) }, signal);
     return features;
   }
@@ -261,11 +257,8 @@ export class T5Encoder implements Disposable {
     dims: readonly number[],
     signal?: AbortSignal,
   ): Promise<Float32Array> {
-    const sessions = (key: string, graph: () => Graph, repeated: boolean): Promise<DeviceSession> => {
-      let session = this.#there.get(key);
-      if (!session) this.#there.set(key, session = this.#runtime.createDeviceSession!(graph(), repeated));
-      return session;
-    };
+    const sessions = (key: string, graph: () => Graph, repeated: boolean): Promise<DeviceSession> =>
+      this.#there.get(key, () => this.#runtime.createDeviceSession!(graph(), repeated));
     using memory = new DeviceMemory(sessions, this.#runtime);
     const inputs = { ids: await memory.upload(ids, signal), buckets: await memory.upload(buckets, signal) };
     const graph = (): Graph => fusedT5Graph(this.#weights);
@@ -273,23 +266,15 @@ export class T5Encoder implements Disposable {
     return await memory.read(made["features"]!);
   }
 
-  async #session(rows: RowCount): Promise<Session> {
-    let session = this.#sessions.get(rows);
-    if (!session) {
-      session = await this.#runtime.createSession(
-        t5Graph(this.#weights, { rows, attention: this.#runtime.form.attention }),
-        this.#residency,
-      );
-      this.#sessions.set(rows, session);
-    }
-    return session;
+  #session(rows: RowCount): Promise<Session> {
+    const { attention } = this.#runtime.form;
+    const load = () => this.#runtime.createSession(t5Graph(this.#weights, { rows, attention }), this.#residency);
+    return this.#sessions.get(rows, load);
   }
 
   /** Frees the weights. */
   [Symbol.dispose](): void {
-    for (const session of this.#sessions.values()) session[Symbol.dispose]();
-    this.#sessions.clear();
-    for (const session of this.#there.values()) session.then((open) => open[Symbol.dispose](), () => {});
-    this.#there.clear();
+    this.#sessions[Symbol.dispose]();
+    this.#there[Symbol.dispose]();
   }
 }

@@ -7,33 +7,15 @@ import { join, resolve } from "node:path";
 import { openCheckpoint } from "../../checkpoint/open.ts";
 import type { TensorRef, TensorSource } from "../../checkpoint/source.ts";
 import { sampleHash } from "../fingerprint.ts";
-import { folderName, readModelJson, readRanks } from "../model_json.ts";
+import { folderName, type ModelConfig, readModelJson, readRanks } from "../model_json.ts";
 import { decoderFlopsPerPixel, type ModelShape } from "../../cost.ts";
 import { ModelError } from "../../errors.ts";
 import type { LoopDims } from "../../kernels/kernels.ts";
 import type { RankTable } from "../../presets.ts";
-import { PIXEL_BUDGETS, type PixelBudget } from "../../schedule.ts";
+import { PIXEL_BUDGETS } from "../../schedule.ts";
 import { readT5Weights, type T5Weights } from "../../text/t5_encoder.ts";
 import { type DecoderWeights, readDecoderWeights } from "./decoder.ts";
 import { type InfinityWeights, readInfinityWeights } from "./weights.ts";
-
-/** The files of a model, relative to its folder, and the settings it was released with. */
-export interface ModelConfig {
-  /** Name shown to people. */
-  readonly name: string;
-  /** Transformer checkpoint: a file, a shard index or a folder. */
-  readonly transformer: string;
-  /** VAE checkpoint. */
-  readonly vae: string;
-  /** Folder of the T5 encoder and its tokenizer. */
-  readonly textEncoder: string;
-  /** Size it was trained for. */
-  readonly pixels: PixelBudget;
-  /** Guidance where a request names none. */
-  readonly cfg: number | number[];
-  /** Temperature where a request names none. */
-  readonly tau: number | number[];
-}
 
 /** A model whose checkpoints have been opened and checked; holds references, no weights. */
 export interface InfinityModel {

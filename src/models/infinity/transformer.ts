@@ -14,7 +14,9 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
-import { FEW_ROWS, type GraphForm, type RowCount } from "../../graph/form.ts";
+import { rowCountOf, Sessions } from "../../runtime/sessions.ts";
+import type { GraphForm, RowCount } from "../../graph/form.ts";
+import { ROWS_AT_ONCE } from "../parts.ts";
 import type { Graph } from "../../graph/graph.ts";
 import { DeviceMemory } from "../../runtime/device_memory.ts";
 import type { FoldedWeights } from "./block.ts";
@@ -28,12 +30,6 @@ import type { InfinityWeights } from "./weights.ts";
 
 /** Tokens of null texts, all lengths together, that stay on a device: a token is a quarter of a megabyte of a 2B model. */
 const KEPT_NULL_TOKENS = 1024;
-
-/**
- * Rows that go through mapped weights together. A product of 8192 rows, which has no room in the second-level cache for what it
- * adds to, was measured to take about 1.5 times as long as its parts (bench/LOG.md).
- */
-const ROWS_AT_ONCE = 1024;
 
 /** Keys and values of a text for every block's cross attention, and what the pooled text conditions. */
 export interface EncodedText<T = Float32Array> {
@@ -79,7 +75,8 @@ export class InfinityTransformer implements Disposable {
   readonly #half: boolean;
   readonly #residency: Residency;
   readonly #blockResidency: Residency; // integer products want their copies packed: mapped, few rows take four times as long
-  readonly #sessions = new Map<string, Promise<Session>>();
+  readonly #sessions = new Sessions();
+  readonly #there = new Sessions<DeviceSession>(); // on a device's tensors
   readonly #nullFeatures = new Map<number, Promise<Float32Array>>(); // by tokens
   readonly #nullTexts = new Map<Float32Array, Promise<EncodedText<DeviceTensor>>>(); // by their features
   #nullMemory: DeviceMemory | undefined; // which they lie in
@@ -98,8 +95,7 @@ export class InfinityTransformer implements Disposable {
     this.#quantised = quantised;
     this.#half = half ?? false;
     const all = [...Object.values(weights.outer), ...weights.blocks.flatMap((block) => Object.values(block))];
-    const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
-    this.#residency = residency ?? residencyOf(elements);
+    this.#residency = residency ?? residencyOf(all);
     this.#blockResidency = residency ?? (quantised ? "packed" : this.#residency);
     const inParts = runtime.device === "cpu" && this.#residency === "mapped" && !quantised;
     this.rowsAtOnce = rowsAtOnce ?? (inParts ? ROWS_AT_ONCE : Infinity);
@@ -294,13 +290,7 @@ export class InfinityTransformer implements Disposable {
 
   /** Sessions of a device, by key; created on first use, and released with the others. */
   deviceSession(key: string, graph: () => Graph, repeated: boolean): Promise<DeviceSession> {
-    const known = `device ${key}`;
-    let session = this.#sessions.get(known) as Promise<DeviceSession> | undefined;
-    if (!session) {
-      session = this.#runtime.createDeviceSession!(graph(), repeated);
-      this.#sessions.set(known, session);
-    }
-    return session;
+    return this.#there.get(key, () => this.#runtime.createDeviceSession!(graph(), repeated));
   }
 
   /** Whether all images of a batch run as one: where operators of our own do what lies between chunks (kernels/fused.ts). */
@@ -321,7 +311,7 @@ export class InfinityTransformer implements Disposable {
   /** The session of a link (see {@linkcode linkGraph}) for some tokens a row, created on first use. */
   link(leave: number | undefined, enter: number | undefined, rows: number, tokens: number): Promise<Session> {
     const count = this.#quantised ? "many" : this.#rowCount(rows * tokens);
-    if (count === "many") this.#release("few"); // scales only grow; two maps of a weight would count twice
+    if (count === "many") this.#sessions.release("few"); // scales only grow; two maps of a weight would count twice
     // Graphs of another row count (the null row alone, at the end of a picture) would pack all copies a second time:
     // mapped, a reduced scale runs half a second longer, and packing takes two.
     this.#packedRows ??= rows;
@@ -345,7 +335,7 @@ export class InfinityTransformer implements Disposable {
   }
 
   #rowCount(rows: number): RowCount {
-    return this.#runtime.device === "cpu" && this.#residency === "mapped" && rows <= FEW_ROWS ? "few" : "many";
+    return rowCountOf(this.#runtime, this.#residency, rows);
   }
 
   /** The word-embedding session. */
@@ -361,24 +351,11 @@ export class InfinityTransformer implements Disposable {
   /** Releases every session. */
   [Symbol.dispose](): void {
     this.#nullMemory?.[Symbol.dispose]();
-    this.#release();
-  }
-
-  /** Releases the sessions whose key ends so; all of them by default. */
-  #release(ending = ""): void {
-    for (const [key, session] of this.#sessions) {
-      if (!key.endsWith(ending)) continue;
-      session.then((open) => open[Symbol.dispose](), () => {});
-      this.#sessions.delete(key);
-    }
+    this.#sessions[Symbol.dispose]();
+    this.#there[Symbol.dispose]();
   }
 
   #session(key: string, graph: () => Graph, residency: Residency = this.#residency): Promise<Session> {
-    let session = this.#sessions.get(key);
-    if (!session) {
-      session = this.#runtime.createSession(graph(), residency);
-      this.#sessions.set(key, session);
-    }
-    return session;
+    return this.#sessions.get(key, () => this.#runtime.createSession(graph(), residency));
   }
 }

@@ -13,26 +13,12 @@ import type { RankTable } from "../../presets.ts";
 import type { PixelBudget } from "../../schedule.ts";
 import { type ClipWeights, readClipWeights } from "../../text/clip_encoder.ts";
 import { sampleHash } from "../fingerprint.ts";
-import { folderName, readModelJson, readRanks } from "../model_json.ts";
+import { folderName, type ModelConfig, readModelJson, readRanks } from "../model_json.ts";
 import { readVqWeights, vqDecoderFlopsPerPixel, type VqWeights } from "./decoder.ts";
 import { readStarWeights, type StarWeights } from "./weights.ts";
 
-/** The files of a model, relative to its folder, and the settings it was released with. */
-export interface StarConfig {
-  /** Name shown to people. */
-  readonly name: string;
-  /** Transformer: upstream's training checkpoint, or its weights alone. */
-  readonly transformer: string;
-  /** VQ-VAE checkpoint. */
-  readonly vae: string;
-  /** Folder with `tokenizer` and `text_encoder` in it. */
-  readonly textEncoder: string;
-  /** Nominal size of its pictures. */
-  readonly pixels: PixelBudget;
-  /** Guidance where a request names none: t in (1 + t k / (S - 1)) (star.md §8.3). */
-  readonly cfg: number | number[];
-  /** Temperature where a request names none. */
-  readonly tau: number | number[];
+/** The same with how codes are drawn. */
+export interface StarConfig extends ModelConfig {
   /** Nucleus threshold where a request names none. */
   readonly topP: number;
   /** Most likely codes that are drawn from where a request names none. */

@@ -12,6 +12,7 @@ import { floatTensor, intTensor, type Tensor } from "../../runtime/runtime.ts";
 import type { Grid } from "../../schedule.ts";
 import { allocateCache, type CacheRow, concatenate, releaseCache } from "../host_cache.ts";
 import type { PictureRun, RunRequest } from "../painter.ts";
+import { type Slice, slicesOf } from "../parts.ts";
 import type { RopeTable } from "../rope_table.ts";
 import { residualGraph } from "./graphs.ts";
 import { phiOf, StarKernels } from "./kernels.ts";
@@ -24,12 +25,6 @@ export interface QuantiserWeights {
   readonly codebook: Float32Array;
   /** Convolutions of what scales add. */
   readonly phi: readonly { readonly weight: TensorRef; readonly bias: TensorRef }[];
-}
-
-/** A range of the tokens of all rows that goes through a link's graph together. */
-interface Slice {
-  readonly from: number;
-  readonly to: number;
 }
 
 /** The state of one batch of pictures between scales. */
@@ -237,11 +232,4 @@ export class StarRun implements PictureRun<Float32Array, HostIndices> {
     await session.run({ u: floatTensor(u, dims), latent: floatTensor(latent, dims) }, { sum: floatTensor(sum, dims) });
     return sum;
   }
-}
-
-/** Slices of L tokens, no more than `most` each, of about the same size. */
-function slicesOf(L: number, most: number): Slice[] {
-  const count = Math.max(1, Math.ceil(L / most));
-  const cut = (slice: number): number => Math.round(slice * L / count);
-  return Array.from({ length: count }, (_, slice) => ({ from: cut(slice), to: cut(slice + 1) }));
 }

@@ -4,7 +4,8 @@
  * @module
  */
 import { readTensor } from "../../checkpoint/source.ts";
-import { FEW_ROWS, type GraphForm, type RowCount } from "../../graph/form.ts";
+import type { GraphForm, RowCount } from "../../graph/form.ts";
+import { ROWS_AT_ONCE } from "../parts.ts";
 import type { Graph } from "../../graph/graph.ts";
 import {
   floatTensor,
@@ -14,6 +15,7 @@ import {
   type Session,
   type Tensor,
 } from "../../runtime/runtime.ts";
+import { rowCountOf, Sessions } from "../../runtime/sessions.ts";
 import {
   starEmbedGraph,
   starHeadGraph,
@@ -23,9 +25,6 @@ import {
   starTextGraph,
 } from "./graphs.ts";
 import type { StarWeights } from "./weights.ts";
-
-/** Rows that go through mapped weights together: as in Infinity's transformer, large products were measured to be slower. */
-const ROWS_AT_ONCE = 1024;
 
 /** What the blocks read of a prompt. */
 export interface StarText {
@@ -64,7 +63,7 @@ export class StarTransformer implements Disposable {
   readonly #runtime: Runtime;
   readonly #temperatures: StarTemperatures;
   readonly #residency: Residency;
-  readonly #sessions = new Map<string, Promise<Session>>();
+  readonly #sessions = new Sessions();
 
   private constructor(
     weights: StarWeights,
@@ -76,8 +75,7 @@ export class StarTransformer implements Disposable {
     this.#runtime = runtime;
     this.#temperatures = temperatures;
     const all = [...Object.values(weights.outer), ...weights.blocks.flatMap((block) => Object.values(block))];
-    const elements = all.reduce((sum, { shape }) => sum + shape.reduce((size, n) => size * n, 1), 0);
-    this.#residency = residency ?? residencyOf(elements);
+    this.#residency = residency ?? residencyOf(all);
     const inParts = runtime.device === "cpu" && this.#residency === "mapped";
     this.rowsAtOnce = rowsAtOnce ?? (inParts ? ROWS_AT_ONCE : Infinity);
   }
@@ -125,7 +123,7 @@ export class StarTransformer implements Disposable {
   /** The session of a link (see {@linkcode starLinkGraph}) for some tokens a row, created on first use. */
   link(leave: number | undefined, enter: number | undefined, rows: StarRows, tokens: number): Promise<Session> {
     const count = this.#rowCount(rows.rows * tokens);
-    if (count === "many") this.#release("few"); // scales only grow; two maps of a weight would count twice
+    if (count === "many") this.#sessions.release("few"); // scales only grow; two maps of a weight would count twice
     return this.#session(
       `link ${leave} ${enter} ${rows.rows} of ${rows.images} ${count}`,
       () => starLinkGraph(this.weights, this.#temperatures, { leave, enter }, rows, this.#form(count)),
@@ -150,7 +148,7 @@ export class StarTransformer implements Disposable {
 
   /** Releases every session. */
   [Symbol.dispose](): void {
-    this.#release();
+    this.#sessions[Symbol.dispose]();
   }
 
   #form(rows: RowCount): GraphForm {
@@ -159,24 +157,10 @@ export class StarTransformer implements Disposable {
   }
 
   #rowCount(rows: number): RowCount {
-    return this.#runtime.device === "cpu" && this.#residency === "mapped" && rows <= FEW_ROWS ? "few" : "many";
-  }
-
-  /** Releases the sessions whose key ends so; all of them by default. */
-  #release(ending = ""): void {
-    for (const [key, session] of this.#sessions) {
-      if (!key.endsWith(ending)) continue;
-      session.then((open) => open[Symbol.dispose](), () => {});
-      this.#sessions.delete(key);
-    }
+    return rowCountOf(this.#runtime, this.#residency, rows);
   }
 
   #session(key: string, graph: () => Graph): Promise<Session> {
-    let session = this.#sessions.get(key);
-    if (!session) {
-      session = this.#runtime.createSession(graph(), this.#residency);
-      this.#sessions.set(key, session);
-    }
-    return session;
+    return this.#sessions.get(key, () => this.#runtime.createSession(graph(), this.#residency));
   }
 }
